@@ -1,0 +1,145 @@
+//! Carries out a plan, statement by statement.
+
+use crate::config::{Endpoint, Side};
+use crate::copy;
+use crate::db::Session;
+use crate::error::{Error, Result};
+use crate::pg_dump;
+use crate::plan::{Outcome, Plan, Reading, Step};
+use crate::progress::Progress;
+use crate::report::Log;
+use crate::sql::session;
+
+/// The two sessions of a table, and who listens.
+pub struct Application<'a> {
+    /// The source, inside the transaction whose snapshot is read.
+    pub source: &'a mut Session,
+    /// Where the source is, for pg_dump.
+    pub endpoint: &'a Endpoint,
+    /// The destination, outside of any transaction.
+    pub destination: &'a mut Session,
+    /// What is run goes here.
+    pub log: &'a Log,
+    /// The table's name in the log.
+    pub table: &'a str,
+    /// Whether somebody watches.
+    pub progress: &'a Progress,
+}
+
+/// What applying a plan did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// So many rows were copied or merged.
+    Rows(u64),
+    /// No row travelled, and the destination was not written to.
+    Nothing,
+}
+
+impl Application<'_> {
+    /// Carries the plan out. Where it fails, nothing of it remains at the destination.
+    pub fn run(&mut self, plan: &Plan) -> Result<Applied> {
+        let applied = self.try_run(plan);
+        if applied.is_err() {
+            // Where the connection is gone, the server has rolled back already.
+            let _ = self.destination.run("roll back", session::ROLLBACK);
+        }
+        applied
+    }
+
+    fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
+        let Some(copied) = self.load(plan)? else { return Ok(Applied::Nothing) };
+        let mut merged = None;
+        for step in &plan.after {
+            let session = match step.on {
+                Side::Source => &mut *self.source,
+                Side::Destination => &mut *self.destination,
+            };
+            let written = perform(session, step, self.log, self.table)?;
+            if step.result == Outcome::RowsMerged {
+                *merged.get_or_insert(0) += written;
+            }
+        }
+        Ok(Applied::Rows(merged.unwrap_or(copied)))
+    }
+
+    /// Lets the rows travel and returns their number; `None` where there was none and the plan
+    /// ends with that.
+    fn load(&mut self, plan: &Plan) -> Result<Option<u64>> {
+        let Self { source, endpoint, destination, log, table, progress } = self;
+        let load = &plan.load;
+        let interrupt = destination.interrupt().clone();
+        let snapshot = match &load.from {
+            Reading::PgDump { .. } => {
+                source.value("export the snapshot", session::EXPORT_SNAPSHOT)?.unwrap_or_default()
+            }
+            Reading::Copy(query) => {
+                debug(log, table, Side::Source, query);
+                String::new()
+            }
+        };
+        copy::transfer(
+            |outgoing| match &load.from {
+                Reading::Copy(query) => copy::read_query(source, query, outgoing),
+                Reading::PgDump { table, columns } => {
+                    pg_dump::read(endpoint, &interrupt, &snapshot, (table, columns), outgoing)
+                }
+            },
+            |incoming| {
+                if plan.nothing_if_empty && incoming.is_empty(load.format) {
+                    return Ok(None);
+                }
+                for step in &plan.before {
+                    perform(destination, step, log, table)?;
+                }
+                debug(log, table, Side::Destination, &load.into);
+                let arrived = |bytes| progress.add(bytes);
+                copy::write(destination, &load.into, incoming, arrived).map(Some)
+            },
+        )
+    }
+}
+
+/// Carries one step out and returns how many rows it wrote.
+fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
+    debug(log, table, step.on, &step.sql);
+    let with_hint = |error: Error| match &step.hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    };
+    match step.result {
+        Outcome::Done | Outcome::RowsMerged | Outcome::Distinct => {
+            session.run(&step.purpose, &step.sql).map_err(with_hint)
+        }
+        Outcome::NoRow => match session.rows(&step.purpose, &step.sql)?.pop() {
+            None => Ok(0),
+            Some(example) => Err(with_hint(counterexample(step, &example))),
+        },
+        Outcome::Attempt => attempt(session, step, log, table),
+    }
+}
+
+fn counterexample(step: &Step, example: &[Option<String>]) -> Error {
+    let values: Vec<&str> = example.iter().flatten().map(String::as_str).collect();
+    let error = Error::table(format!("cannot {}", step.purpose));
+    match values[..] {
+        [key, count] => error.because(format!("{count} rows share the values {key}")),
+        _ => error.because(values.join(", ")),
+    }
+}
+
+fn attempt(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
+    session.run("set a savepoint", session::SAVEPOINT)?;
+    match session.run(&step.purpose, &step.sql) {
+        Ok(written) => Ok(written),
+        Err(error) => {
+            session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
+            let causes = error.causes.join(": ");
+            log.warning(Some(table), &format!("could not {}: {causes}", step.purpose));
+            Ok(0)
+        }
+    }
+}
+
+fn debug(log: &Log, table: &str, side: Side, sql: &str) {
+    log.debug(Some(table), &format!("{side}: {sql}"));
+}

@@ -1,0 +1,81 @@
+//! Reads the shape of tables at both ends.
+
+use serde::de::DeserializeOwned;
+
+use crate::db::Session;
+use crate::error::{Error, Result, did_you_mean};
+use crate::sql::{Qualified, catalog};
+use crate::table::dependent::Dependents;
+use crate::table::{DestinationTable, SourceTable};
+
+/// The named table at the source.
+///
+/// Fails with a suggestion where there is none.
+pub fn source_table(session: &mut Session, name: &Qualified) -> Result<SourceTable> {
+    let sql = catalog::source_tables(&name.schema, &[&name.name]);
+    match documents(session, "read the catalog", &sql)?.pop() {
+        Some(table) => Ok(table),
+        None => Err(missing(session, name)?),
+    }
+}
+
+fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {
+    let rows = session.rows("read the catalog", &catalog::table_names(&name.schema))?;
+    if rows.is_empty() {
+        return Ok(Error::table(format!("there is no schema `{}` at the source", name.schema))
+            .hint("check SOURCE_SCHEMA"));
+    }
+    let tables: Vec<&str> = rows.iter().filter_map(|row| row[0].as_deref()).collect();
+    let error = Error::table(format!(
+        "there is no table `{}` in schema `{}` at the source",
+        name.name, name.schema
+    ));
+    Ok(match did_you_mean(&name.name, tables.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint("check its name in tables-config.json, and SOURCE_SCHEMA"),
+    })
+}
+
+/// The named relations at the destination, in the same order; `None` where there is none.
+pub fn destination_tables<const N: usize>(
+    session: &mut Session,
+    schema: &str,
+    names: [&str; N],
+) -> Result<[Option<DestinationTable>; N]> {
+    let sql = catalog::destination_tables(schema, &names);
+    let mut tables: Vec<DestinationTable> = documents(session, "read the catalog", &sql)?;
+    Ok(names.map(|name| {
+        let at = tables.iter().position(|table| table.name.name == name);
+        at.map(|at| tables.swap_remove(at))
+    }))
+}
+
+/// What people have put on a destination table.
+pub fn dependents(session: &mut Session, table: &Qualified) -> Result<Option<Dependents>> {
+    let sql = catalog::dependents(table);
+    Ok(documents(session, "read what depends on the table", &sql)?.pop())
+}
+
+/// Whether the destination's schema and the table of receipts exist.
+pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result<(bool, bool)> {
+    let rows = session.rows("read the catalog", &catalog::destination_schema(receipts))?;
+    let is = |column: usize| rows.first().is_some_and(|row| row[column].as_deref() == Some("t"));
+    Ok((is(0), is(1)))
+}
+
+fn documents<T: DeserializeOwned>(
+    session: &mut Session,
+    purpose: &str,
+    sql: &str,
+) -> Result<Vec<T>> {
+    let rows = session.rows(purpose, sql)?;
+    rows.iter()
+        .map(|row| {
+            let document = row.first().and_then(Option::as_deref).unwrap_or_default();
+            serde_json::from_str(document).map_err(|error| {
+                Error::bug(format!("the catalog of the {} reads strangely", session.side()))
+                    .caused_by(&error)
+            })
+        })
+        .collect()
+}

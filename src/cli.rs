@@ -1,0 +1,115 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::report::{Log, LogFormat, Verbosity};
+use crate::sync::Request;
+
+/// Copies PostgreSQL tables to another PostgreSQL and keeps them in step, with nothing but SELECT
+/// on the source.
+#[derive(Debug, Parser)]
+#[command(name = "incremental-replication", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The pipeline's directory, with `.env`, `tables-config.json` and `sync-state/`
+    #[arg(short = 'C', long = "dir", value_name = "DIR", default_value = ".", global = true)]
+    pub directory: PathBuf,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: Format,
+    /// Print nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print every statement as well
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    color: Color,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  all well
+   1  a table failed
+   2  wrong flags or configuration
+   3  a server cannot be reached
+   4  another run holds a table (the rest was synced)
+  70  a bug in this tool
+ 130  ended by SIGINT
+ 143  ended by SIGTERM";
+
+impl Cli {
+    /// Where and how to log.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        Log {
+            format: match self.log_format {
+                Format::Text => LogFormat::Text,
+                Format::Json => LogFormat::Json,
+            },
+            verbosity: match (self.quiet, self.verbose) {
+                (true, _) => Verbosity::Quiet,
+                (_, true) => Verbosity::Verbose,
+                _ => Verbosity::Normal,
+            },
+            color: match self.color {
+                Color::Auto => anstream::ColorChoice::Auto,
+                Color::Always => anstream::ColorChoice::Always,
+                Color::Never => anstream::ColorChoice::Never,
+            },
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring the destination up to date
+    Sync(Sync),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+/// How to sync.
+#[derive(Args, Debug)]
+pub struct Sync {
+    /// Only this table; may be given several times
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// Copy every table whole
+    #[arg(long)]
+    full_refresh: bool,
+    /// Stop at the first table that fails
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+impl From<Sync> for Request {
+    fn from(typed: Sync) -> Self {
+        Self { tables: typed.tables, full_refresh: typed.full_refresh, fail_fast: typed.fail_fast }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}

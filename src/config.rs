@@ -1,0 +1,200 @@
+//! What the user wants, from a pipeline's directory and the environment, checked before the
+//! first connection. Every mistake is reported, each with its place.
+
+mod dotenv;
+mod rule;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use rule::{ColumnChoice, InitialPath, Mode, OnSchemaChange, ReplicationKey, Rule};
+
+use crate::error::{Error, Result};
+
+/// The name of the file that says which tables are copied and how.
+pub const TABLES_FILE: &str = "tables-config.json";
+
+/// Which of the two servers something belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The server that is only read.
+    Source,
+    /// The server that is written.
+    Destination,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        })
+    }
+}
+
+/// One directory: one source schema copied to one destination schema.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Where `.env`, `tables-config.json` and `sync-state/` are.
+    pub directory: PathBuf,
+    /// `PIPELINE_NAME`, by default the directory's own name.
+    pub name: String,
+    /// The server that is only read.
+    pub source: Endpoint,
+    /// The server that is written.
+    pub destination: Endpoint,
+    /// Where to post the report, if anywhere. May hold a token: never printed.
+    pub webhook: Option<Secret>,
+    /// The tables in the order of the file.
+    pub rules: Vec<Rule>,
+}
+
+/// A server, a database, a user and a schema.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Source or destination.
+    pub side: Side,
+    /// A host name, an address, or the folder of a Unix socket.
+    pub host: String,
+    /// 5432 where the pipeline says nothing.
+    pub port: u16,
+    /// The role to log in as.
+    pub user: String,
+    /// Absent where the server asks for none.
+    pub password: Option<Secret>,
+    /// The database's name.
+    pub database: String,
+    /// `public` where the pipeline says nothing.
+    pub schema: String,
+    /// How far TLS is required and verified.
+    pub tls: Tls,
+}
+
+impl Endpoint {
+    /// The server as messages name it: without user and password.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}/{}", self.host, self.port, self.database)
+    }
+}
+
+/// TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` describe it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `sslmode`.
+    pub mode: TlsMode,
+    /// A file of trusted certificates, or `system`.
+    pub root_certificate: Option<String>,
+    /// The client's certificate.
+    pub certificate: Option<String>,
+    /// The client's key.
+    pub key: Option<String>,
+}
+
+/// libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never TLS.
+    Disable,
+    /// TLS where the server offers it.
+    #[default]
+    Prefer,
+    /// TLS, whoever answers.
+    Require,
+    /// TLS with a certificate that a trusted authority signed.
+    VerifyCa,
+    /// The same, and the certificate names this host.
+    VerifyFull,
+}
+
+impl TlsMode {
+    /// All modes with their names in `.env`.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("disable", Self::Disable),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+
+    /// The name libpq uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, mode)| *mode == self).map_or("prefer", |(name, _)| name)
+    }
+}
+
+/// A password or a webhook's URL. Its `Debug` form hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a value.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("<hidden>")
+    }
+}
+
+/// Reads a pipeline's directory. `environment` beats `.env`.
+///
+/// Fails with every mistake found in `.env`, the environment and `tables-config.json` at once.
+pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<Pipeline> {
+    if !directory.is_dir() {
+        return Err(Error::configuration(format!(
+            "there is no directory `{}`",
+            directory.display()
+        ))
+        .hint("name the pipeline's directory with `-C DIR`"));
+    }
+    let mut mistakes = Vec::new();
+    let mut settings = dotenv::read(&directory.join(".env"), &mut mistakes);
+    settings.extend(environment.clone());
+    let settings = settings::interpret(&settings, directory, &mut mistakes);
+    let rules = read_rules(&directory.join(TABLES_FILE), &mut mistakes);
+    match settings {
+        Some(settings) if mistakes.is_empty() => Ok(Pipeline {
+            directory: directory.to_owned(),
+            name: settings.pipeline,
+            source: settings.source,
+            destination: settings.destination,
+            webhook: settings.webhook,
+            rules,
+        }),
+        _ => Err(all_mistakes(mistakes)),
+    }
+}
+
+fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => rule::parse(&text, mistakes),
+        Err(error) => {
+            mistakes.push(format!("cannot read `{}`: {error}", path.display()));
+            Vec::new()
+        }
+    }
+}
+
+fn all_mistakes(mut mistakes: Vec<String>) -> Error {
+    if mistakes.len() == 1 {
+        return Error::configuration(mistakes.remove(0));
+    }
+    let mut error =
+        Error::configuration(format!("{} mistakes in the configuration", mistakes.len()));
+    error.causes = mistakes;
+    error
+}

@@ -1,0 +1,185 @@
+//! Reads `.env` with the grammar of Node's dotenv, whose files our users bring: nothing is
+//! expanded, so a `$` in a password stays a `$` (the dotenvy crate would replace it).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Reads a file that may be absent: everything may come from the environment.
+pub(super) fn read(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
+    match std::fs::read(path) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => parse(&text, mistakes),
+            Err(_) => {
+                mistakes.push(format!("`{}` is not UTF-8 text", path.display()));
+                BTreeMap::new()
+            }
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+        Err(error) => {
+            mistakes.push(format!("cannot read `{}`: {error}", path.display()));
+            BTreeMap::new()
+        }
+    }
+}
+
+/// The variables of a file's text. A line that is not `NAME=value` is a mistake, named by its
+/// number only: it may be part of a password.
+pub(super) fn parse(text: &str, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut line_number = 0;
+    while !rest.is_empty() {
+        line_number += 1;
+        let (line, after) = split_line(rest);
+        rest = after;
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((name, value)) = assignment(line) else {
+            mistakes.push(format!("`.env` line {line_number} is not `NAME=value`"));
+            continue;
+        };
+        let value = value.trim_start();
+        let Some(quote) = value.chars().next().filter(|first| "'\"`".contains(*first)) else {
+            variables.insert(name.to_owned(), unquoted(value).to_owned());
+            continue;
+        };
+        // A quoted value may span lines, so it is looked for in the whole rest of the file.
+        let start = offset(text, value);
+        let Some((value, length)) = quoted(&text[start..], quote) else {
+            mistakes.push(format!("`.env` line {line_number} opens a quote that is never closed"));
+            continue;
+        };
+        variables.insert(name.to_owned(), value);
+        let (trailing, after) = split_line(&text[start + length..]);
+        let trailing = trailing.trim();
+        if !trailing.is_empty() && !trailing.starts_with('#') {
+            mistakes.push(format!("`.env` line {line_number} has text behind the closing quote"));
+        }
+        line_number += text[start..start + length].matches('\n').count();
+        rest = after;
+    }
+    variables
+}
+
+fn offset(text: &str, part: &str) -> usize {
+    part.as_ptr() as usize - text.as_ptr() as usize
+}
+
+fn split_line(text: &str) -> (&str, &str) {
+    text.split_once('\n').unwrap_or((text, ""))
+}
+
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let line = match line.strip_prefix("export") {
+        Some(rest) if rest.starts_with(char::is_whitespace) => rest.trim_start(),
+        _ => line,
+    };
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim_end();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+    (!name.is_empty() && name.chars().all(plain)).then_some((name, value))
+}
+
+/// A value up to a ` # comment`. A `#` inside a word belongs to the word: passwords have them.
+fn unquoted(value: &str) -> &str {
+    let comment = value
+        .char_indices()
+        .find(|&(at, letter)| {
+            letter == '#' && value[..at].chars().next_back().is_none_or(char::is_whitespace)
+        })
+        .map_or(value.len(), |(at, _)| at);
+    value[..comment].trim()
+}
+
+/// The text between quotes and the length of it all. In double quotes `\n` and `\r` are line
+/// ends; a backslash before a quote keeps the value open and, as Node's dotenv has it, stays.
+fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
+    let mut value = String::new();
+    let mut letters = text.char_indices().skip(1).peekable();
+    while let Some((at, letter)) = letters.next() {
+        if letter == quote {
+            return Some((value, at + quote.len_utf8()));
+        }
+        let escaped = letters.peek().map(|&(_, next)| next).filter(|_| letter == '\\');
+        let replacement = match escaped {
+            Some('n') if quote == '"' => '\n',
+            Some('r') if quote == '"' => '\r',
+            Some(next) if next == quote => {
+                value.push('\\');
+                next
+            }
+            _ => {
+                value.push(letter);
+                continue;
+            }
+        };
+        value.push(replacement);
+        letters.next();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn value_of(line: &str) -> String {
+        let mut mistakes = Vec::new();
+        let variables = parse(line, &mut mistakes);
+        assert_eq!(mistakes, Vec::<String>::new(), "in {line:?}");
+        variables["A"].clone()
+    }
+
+    #[test]
+    fn blanks_quotes_and_comments_of_real_files_are_understood() {
+        assert_eq!(value_of("A=b"), "b");
+        assert_eq!(value_of("  export A = b c \t"), "b c");
+        assert_eq!(value_of("A=b # comment"), "b");
+        assert_eq!(value_of("A=b\t#comment"), "b");
+        assert_eq!(value_of("A= # comment"), "");
+        assert_eq!(value_of("A="), "");
+        assert_eq!(value_of("A='b # c' # comment"), "b # c");
+        assert_eq!(value_of("A=\"b\\nc\""), "b\nc");
+        assert_eq!(value_of("A='b\\nc'"), "b\\nc");
+        assert_eq!(value_of("A=`b'\"c`"), "b'\"c");
+        assert_eq!(value_of("A='it\\'s'"), "it\\'s");
+        assert_eq!(value_of("A=b\r\n"), "b");
+        assert_eq!(value_of("\u{feff}A=b"), "b");
+        assert_eq!(value_of("A=\"two\nlines\"\nB=c"), "two\nlines");
+    }
+
+    #[test]
+    fn a_password_is_taken_as_it_stands() {
+        for password in ["pa$$word", "a#b", "a=b==", "ab'c", "\\x\\", "${HOME}", "p@ss:w/rd?"] {
+            assert_eq!(value_of(&format!("A={password}")), password);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_assignment_is_named_by_its_number_alone() {
+        let mut mistakes = Vec::new();
+        parse("A=b\n\nhunter2\nB='open", &mut mistakes);
+        assert_eq!(
+            mistakes,
+            [
+                "`.env` line 3 is not `NAME=value`",
+                "`.env` line 4 opens a quote that is never closed"
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_and_never_panics(text in "(?s)[A=\"'`#\\\\\n\r é$ ]{0,40}") {
+            parse(&text, &mut Vec::new());
+        }
+
+        #[test]
+        fn a_value_in_single_quotes_comes_back_as_it_was(value in "[^'\\\\\r]{0,20}") {
+            prop_assert_eq!(value_of(&format!("A='{value}'")), value);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The variables of `.env` and the environment, given their meaning.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Endpoint, Secret, Side, Tls, TlsMode};
+use crate::error::did_you_mean;
+
+/// What the variables say.
+pub(super) struct Settings {
+    pub(super) pipeline: String,
+    pub(super) source: Endpoint,
+    pub(super) destination: Endpoint,
+    pub(super) webhook: Option<Secret>,
+}
+
+/// Gives the variables their meaning, or says everything that is wrong with them.
+pub(super) fn interpret(
+    variables: &BTreeMap<String, String>,
+    directory: &Path,
+    mistakes: &mut Vec<String>,
+) -> Option<Settings> {
+    let source = endpoint(Side::Source, variables, mistakes);
+    let destination = endpoint(Side::Destination, variables, mistakes);
+    let webhook = webhook(variables, mistakes);
+    let pipeline = present(variables, "PIPELINE_NAME")
+        .map_or_else(|| name_of_directory(directory), str::to_owned);
+    Some(Settings { pipeline, source: source?, destination: destination?, webhook: webhook.ok()? })
+}
+
+fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+fn name_of_directory(directory: &Path) -> String {
+    let full = directory.canonicalize();
+    let name = full.as_deref().unwrap_or(directory).file_name();
+    name.map_or_else(|| "pipeline".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn webhook(
+    variables: &BTreeMap<String, String>,
+    mistakes: &mut Vec<String>,
+) -> Result<Option<Secret>, ()> {
+    let Some(url) = present(variables, "WEBHOOK_URL") else { return Ok(None) };
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
+        return Ok(Some(Secret::new(url.to_owned())));
+    }
+    // The value is not repeated: the URL may hold a token.
+    mistakes.push("`WEBHOOK_URL` is not a URL that starts with `https://` or `http://`".to_owned());
+    Err(())
+}
+
+fn endpoint(
+    side: Side,
+    variables: &BTreeMap<String, String>,
+    mistakes: &mut Vec<String>,
+) -> Option<Endpoint> {
+    let prefix = match side {
+        Side::Source => "SOURCE",
+        Side::Destination => "DEST",
+    };
+    let before = mistakes.len();
+    let get = |name: &str| present(variables, &format!("{prefix}_{name}"));
+    let mut required = |name: &str| {
+        let value = get(name).map(str::to_owned);
+        if value.is_none() {
+            mistakes.push(format!(
+                "`{prefix}_{name}` is not set: put it into `.env` or the environment"
+            ));
+        }
+        value.unwrap_or_default()
+    };
+    let endpoint = Endpoint {
+        side,
+        host: required("HOST"),
+        user: required("USERNAME"),
+        database: required("DB"),
+        port: port(prefix, get("PORT"), mistakes),
+        password: get("PASSWORD").map(|password| Secret::new(password.to_owned())),
+        schema: get("SCHEMA").unwrap_or("public").to_owned(),
+        tls: Tls {
+            mode: tls_mode(prefix, get("SSLMODE"), mistakes),
+            root_certificate: get("SSLROOTCERT").map(str::to_owned),
+            certificate: get("SSLCERT").map(str::to_owned),
+            key: get("SSLKEY").map(str::to_owned),
+        },
+    };
+    if endpoint.tls.certificate.is_some() != endpoint.tls.key.is_some() {
+        mistakes.push(format!("`{prefix}_SSLCERT` and `{prefix}_SSLKEY` go together: set both"));
+    }
+    if endpoint.schema.len() > 63 {
+        mistakes.push(format!("`{prefix}_SCHEMA` is longer than PostgreSQL's 63 bytes"));
+    }
+    (mistakes.len() == before).then_some(endpoint)
+}
+
+fn port(prefix: &str, value: Option<&str>, mistakes: &mut Vec<String>) -> u16 {
+    let Some(value) = value else { return 5432 };
+    match value.parse() {
+        Ok(port) if port != 0 => port,
+        _ => {
+            mistakes.push(format!("`{prefix}_PORT` is `{value}`, not a port from 1 to 65535"));
+            0
+        }
+    }
+}
+
+fn tls_mode(prefix: &str, value: Option<&str>, mistakes: &mut Vec<String>) -> TlsMode {
+    let Some(value) = value else { return TlsMode::default() };
+    if let Some((_, mode)) = TlsMode::NAMES.iter().find(|(name, _)| *name == value) {
+        return *mode;
+    }
+    let names = TlsMode::NAMES.map(|(name, _)| name);
+    let suggestion = did_you_mean(value, names)
+        .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+    mistakes.push(format!(
+        "`{prefix}_SSLMODE` is `{value}`, not one of {}{suggestion}",
+        names.join(", ")
+    ));
+    TlsMode::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes_in(pairs: &[(&str, &str)]) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        interpret(&variables(pairs), Path::new("shop"), &mut mistakes);
+        mistakes
+    }
+
+    fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let complete = [
+            ("SOURCE_HOST", "a"),
+            ("SOURCE_USERNAME", "u"),
+            ("SOURCE_DB", "d"),
+            ("DEST_HOST", "b"),
+            ("DEST_USERNAME", "u"),
+            ("DEST_DB", "d"),
+        ];
+        complete.iter().chain(pairs).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_gets_what_libpq_would_assume() {
+        let settings = interpret(&variables(&[]), Path::new("shop"), &mut Vec::new()).unwrap();
+        assert_eq!(settings.pipeline, "shop");
+        assert_eq!(settings.source.port, 5432);
+        assert_eq!(settings.source.schema, "public");
+        assert_eq!(settings.source.tls.mode, TlsMode::Prefer);
+        assert!(settings.webhook.is_none());
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once() {
+        assert_eq!(
+            mistakes_in(&[
+                ("SOURCE_HOST", ""),
+                ("SOURCE_PORT", "54e2"),
+                ("DEST_PORT", "70000"),
+                ("DEST_SSLMODE", "verify_full"),
+                ("DEST_SSLCERT", "c.pem"),
+                ("WEBHOOK_URL", "hooks.example/T0KEN"),
+            ]),
+            [
+                "`SOURCE_HOST` is not set: put it into `.env` or the environment",
+                "`SOURCE_PORT` is `54e2`, not a port from 1 to 65535",
+                "`DEST_PORT` is `70000`, not a port from 1 to 65535",
+                "`DEST_SSLMODE` is `verify_full`, not one of disable, prefer, require, verify-ca, \
+                 verify-full; did you mean `verify-full`?",
+                "`DEST_SSLCERT` and `DEST_SSLKEY` go together: set both",
+                "`WEBHOOK_URL` is not a URL that starts with `https://` or `http://`",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_password_is_never_shown_by_debug() {
+        let settings = interpret(
+            &variables(&[("SOURCE_PASSWORD", "hunter2"), ("WEBHOOK_URL", "https://x/T0KEN")]),
+            Path::new("shop"),
+            &mut Vec::new(),
+        )
+        .unwrap();
+        let shown = format!("{:?} {:?}", settings.source, settings.webhook);
+        assert!(!shown.contains("hunter2") && !shown.contains("T0KEN"), "{shown}");
+    }
+}

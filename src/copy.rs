@@ -1,0 +1,162 @@
+//! Rows on their way: one thread reads them, another writes them, and a bounded channel between
+//! them keeps the memory small whatever the table's size.
+
+use std::io::{BufRead, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::config::Side;
+use crate::db::{Session, failure};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::sql::copy::Format;
+
+/// How many bytes are gathered before they are handed over. A flush for each row would be twenty
+/// times slower.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How many chunks may wait between reader and writer.
+const CHUNKS_WAITING: usize = 4;
+
+/// The binary format's header and trailer, which are there even without rows.
+const EMPTY_BINARY_BYTES: usize = 19 + 2;
+
+enum Message {
+    Rows(Vec<u8>),
+    /// Everything was read; without this message the writer must not finish.
+    End,
+}
+
+/// The reader's end of the channel.
+pub struct Outgoing {
+    sender: SyncSender<Message>,
+    buffer: Vec<u8>,
+}
+
+impl Outgoing {
+    /// Takes bytes along. Fails when the writer has given up.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES + 8192));
+        self.sender.send(Message::Rows(full)).map_err(|_| writer_gone())
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.flush()?;
+        self.sender.send(Message::End).map_err(|_| writer_gone())
+    }
+}
+
+/// Stands in for the writer's own error, which is the one that is reported.
+fn writer_gone() -> Error {
+    Error::bug("the writer of the rows is gone")
+}
+
+/// The writer's end of the channel.
+pub struct Incoming {
+    receiver: Receiver<Message>,
+    first: Option<Message>,
+}
+
+impl Incoming {
+    /// Waits until something was read and tells whether that was everything and held no row.
+    pub fn is_empty(&mut self, format: Format) -> bool {
+        match self.receiver.recv() {
+            Ok(Message::End) => {
+                self.first = Some(Message::End);
+                true
+            }
+            Ok(Message::Rows(bytes)) => {
+                let nothing = format == Format::Binary && bytes.len() == EMPTY_BINARY_BYTES;
+                self.first = Some(Message::Rows(bytes));
+                nothing
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The next bytes; `None` at the end. Fails when the reader has given up.
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        match self.first.take().map_or_else(|| self.receiver.recv(), Ok) {
+            Ok(Message::Rows(bytes)) => Ok(Some(bytes)),
+            Ok(Message::End) => Ok(None),
+            // Stands in for the reader's own error, which is the one that is reported.
+            Err(_) => Err(Error::bug("the reader of the rows is gone")),
+        }
+    }
+}
+
+/// Lets `read` and `write` run side by side. Where both fail, the one that failed first is
+/// reported.
+pub fn transfer<T>(
+    read: impl FnOnce(&mut Outgoing) -> Result<()> + Send,
+    write: impl FnOnce(&mut Incoming) -> Result<T>,
+) -> Result<T> {
+    let (sender, receiver) = sync_channel(CHUNKS_WAITING);
+    let mut incoming = Incoming { receiver, first: None };
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut outgoing = Outgoing { sender, buffer: Vec::with_capacity(CHUNK_BYTES + 8192) };
+            read(&mut outgoing)?;
+            outgoing.end()
+        });
+        let written = write(&mut incoming);
+        drop(incoming);
+        let read =
+            reader.join().unwrap_or_else(|_| Err(Error::bug("the reader of the rows panicked")));
+        match (read, written) {
+            (Ok(()), written) => written,
+            (Err(reader), Ok(_)) => Err(reader),
+            (Err(reader), Err(writer)) if reader == writer_gone() => Err(writer),
+            (Err(reader), Err(_)) => Err(reader),
+        }
+    })
+}
+
+/// Reads rows by a COPY at the source.
+pub fn read_query(source: &mut Session, sql: &str, outgoing: &mut Outgoing) -> Result<()> {
+    const PURPOSE: &str = "read the rows";
+    let interrupt = source.interrupt().clone();
+    let failed = |error: &std::io::Error| failure(Side::Source, &interrupt, PURPOSE, error);
+    let mut reader = source.copy_out(PURPOSE, sql)?;
+    loop {
+        let bytes = reader.fill_buf().map_err(|error| failed(&error))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let length = bytes.len();
+        outgoing.push(bytes)?;
+        reader.consume(length);
+    }
+}
+
+/// Writes rows by a COPY at the destination, tells `progress` of every chunk's length in bytes,
+/// and returns the number of rows.
+pub fn write(
+    destination: &mut Session,
+    sql: &str,
+    incoming: &mut Incoming,
+    mut progress: impl FnMut(usize),
+) -> Result<u64> {
+    const PURPOSE: &str = "write the rows";
+    let interrupt: Interrupt = destination.interrupt().clone();
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        failure(Side::Destination, &interrupt, PURPOSE, error)
+    };
+    let mut writer = destination.copy_in(PURPOSE, sql)?;
+    while let Some(bytes) = incoming.next()? {
+        interrupt.check()?;
+        if let Err(error) = writer.write_all(&bytes) {
+            // The write only learns that the server no longer listens; the end says why.
+            return Err(writer.finish().map_or_else(|why| failed(&why), |_| failed(&error)));
+        }
+        progress(bytes.len());
+    }
+    writer.finish().map_err(|error| failed(&error))
+}

@@ -1,0 +1,215 @@
+//! TLS as libpq's `sslmode` describes it, with rustls.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::{Endpoint, Tls, TlsMode};
+use crate::error::{Error, Result};
+
+/// The word for the operating system's own trusted certificates.
+const SYSTEM: &str = "system";
+
+/// What the postgres crate makes TLS connections with.
+pub(super) fn connector(endpoint: &Endpoint) -> Result<MakeRustlsConnect> {
+    let cannot = |error: Error| error.within(format!("cannot use TLS for the {}", endpoint.side));
+    configuration(&endpoint.tls).map(MakeRustlsConnect::new).map_err(cannot)
+}
+
+fn configuration(tls: &Tls) -> Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier: Arc<dyn ServerCertVerifier> = match (tls.mode, roots(tls)?) {
+        (TlsMode::VerifyFull, Some(roots)) => web_pki(roots, &provider)?,
+        // As libpq has it, `require` verifies the chain where a root certificate is at hand.
+        (TlsMode::VerifyCa | TlsMode::Require, Some(roots)) => {
+            Arc::new(AnyName(web_pki(roots, &provider)?))
+        }
+        (TlsMode::VerifyCa | TlsMode::VerifyFull, None) => {
+            return Err(Error::configuration(format!(
+                "sslmode `{}` needs trusted certificates",
+                tls.mode.name()
+            ))
+            .hint(
+                "name a file in SOURCE_SSLROOTCERT or DEST_SSLROOTCERT, or write `system` there",
+            ));
+        }
+        _ => Arc::new(Anybody(Arc::clone(&provider))),
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::bug("TLS has no protocol version").caused_by(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some((certificate, key)) = client_certificate(tls) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(&certificate)?;
+    let key_file = key.display().to_string();
+    let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
+        Error::configuration(format!("cannot read the key `{key_file}`")).caused_by(&error)
+    })?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| {
+        Error::configuration(format!(
+            "the key `{key_file}` does not serve the certificate `{}`",
+            certificate.display()
+        ))
+        .caused_by(&error)
+    })
+}
+
+fn roots(tls: &Tls) -> Result<Option<RootCertStore>> {
+    let file = match tls.root_certificate.as_deref() {
+        Some(SYSTEM) => return Ok(Some(system_roots())),
+        Some(file) => PathBuf::from(file),
+        None => match default_file("root.crt") {
+            Some(file) => file,
+            None => return Ok(None),
+        },
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&file)? {
+        roots.add(certificate).map_err(|error| {
+            Error::configuration(format!("`{}` holds a bad certificate", file.display()))
+                .caused_by(&error)
+        })?;
+    }
+    Ok(Some(roots))
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        Error::configuration(format!("cannot read certificates from `{}`", file.display()))
+            .because(error.to_string())
+    };
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
+        .map_err(|error| cannot(&error))?
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| cannot(&error))?;
+    if certificates.is_empty() {
+        return Err(cannot(&"there is none in it"));
+    }
+    Ok(certificates)
+}
+
+fn client_certificate(tls: &Tls) -> Option<(PathBuf, PathBuf)> {
+    match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+        _ => default_file("postgresql.crt").zip(default_file("postgresql.key")),
+    }
+}
+
+/// A file where libpq looks when nothing is said.
+fn default_file(name: &str) -> Option<PathBuf> {
+    let file = std::env::home_dir()?.join(".postgresql").join(name);
+    file.is_file().then_some(file)
+}
+
+fn web_pki(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| Error::configuration("no trusted certificates").caused_by(&error))
+}
+
+/// `verify-ca`: a trusted authority signed the certificate, whatever host it names.
+#[derive(Debug)]
+struct AnyName(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        {
+            Err(rustls::Error::InvalidCertificate(
+                NotValidForName | NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// `prefer` and `require`: TLS keeps listeners out, whoever answers. Signatures are not looked at
+/// either, since nobody knows whose they should be.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,188 @@
+//! Errors as a person meets them: what could not be done, why, and what to do about it.
+//!
+//! One struct, shaped here and nowhere else. The first line says what failed, the causes walk the
+//! whole chain down to the server's own words, the hint is something to do.
+
+use std::fmt;
+
+/// The result of everything that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of failure it is, which decides the exit code and whether the run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Wrong flags or configuration. Nothing was done.
+    Configuration,
+    /// A server cannot be reached, or does not let us in.
+    Unreachable,
+    /// One table failed; the others are not concerned.
+    Table,
+    /// Another run holds the table.
+    Locked,
+    /// SIGINT or SIGTERM arrived.
+    Interrupted,
+    /// Something that cannot happen did.
+    Bug,
+}
+
+/// A failure with everything a reader at 3 a.m. needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Decides the exit code.
+    pub kind: Kind,
+    /// Lower case, no full stop, names in backticks.
+    pub message: String,
+    /// From the nearest cause to the deepest.
+    pub causes: Vec<String>,
+    /// Something to do.
+    pub hint: Option<String>,
+    /// The server's SQLSTATE where a server spoke.
+    pub sqlstate: Option<String>,
+}
+
+impl Error {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: Vec::new(), hint: None, sqlstate: None }
+    }
+
+    /// Wrong flags or configuration.
+    pub fn configuration(message: impl Into<String>) -> Self {
+        Self::new(Kind::Configuration, message)
+    }
+
+    /// A server cannot be reached.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unreachable, message)
+    }
+
+    /// A table cannot be synced.
+    pub fn table(message: impl Into<String>) -> Self {
+        Self::new(Kind::Table, message)
+    }
+
+    /// Another run holds a table.
+    pub fn locked(message: impl Into<String>) -> Self {
+        Self::new(Kind::Locked, message)
+    }
+
+    /// A signal ended the work.
+    pub fn interrupted() -> Self {
+        Self::new(Kind::Interrupted, "interrupted")
+    }
+
+    /// Something that cannot happen did.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, message)
+            .hint("this is a bug in incremental-replication; please report it with the lines above")
+    }
+
+    /// Adds a cause below those that are there.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts a broader failure above this one, which becomes its first cause.
+    #[must_use]
+    pub fn within(mut self, message: impl Into<String>) -> Self {
+        self.causes.insert(0, std::mem::replace(&mut self.message, message.into()));
+        self
+    }
+
+    /// Adds an operating system or library error and everything below it as causes.
+    #[must_use]
+    pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(server) = error.downcast_ref::<postgres::error::DbError>() {
+                return self.said_by_server(server);
+            }
+            let text = error.to_string();
+            // Libraries tend to repeat their source in their own text; say each thing once. What
+            // the postgres crate says above a server's message is only "db error".
+            let said = text == "db error" || self.causes.iter().any(|cause| cause.ends_with(&text));
+            if !said {
+                self.causes.push(text);
+            }
+            next = error.source();
+        }
+        self
+    }
+
+    fn said_by_server(mut self, server: &postgres::error::DbError) -> Self {
+        self.sqlstate = Some(server.code().code().to_owned());
+        self.causes.push(format!("{} ({})", server.message(), server.code().code()));
+        if let Some(detail) = server.detail() {
+            self.causes.push(detail.to_owned());
+        }
+        if let Some(place) = server.where_() {
+            // The first line names the COPY line and column, the rest is a stack of functions.
+            self.causes.extend(place.lines().next().map(str::to_owned));
+        }
+        if self.hint.is_none() {
+            self.hint = server.hint().map(str::to_owned);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "error: {}", self.message)?;
+        for cause in &self.causes {
+            write!(formatter, "\ncaused by: {cause}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(formatter, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The candidate that a misspelt word most likely stands for.
+#[must_use]
+pub fn did_you_mean<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            (strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase()), candidate)
+        })
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_from_the_failure_down_to_the_remedy() {
+        let error = Error::table("the first cause").because("the deepest").hint("do this");
+        assert_eq!(
+            error.within("cannot sync `orders`").to_string(),
+            "error: cannot sync `orders`\ncaused by: the first cause\ncaused by: the deepest\nhint: do this"
+        );
+    }
+
+    #[test]
+    fn a_misspelt_word_finds_its_neighbour_and_a_strange_one_finds_none() {
+        let keys = ["unique_cols", "replication_key"];
+        assert_eq!(did_you_mean("uniq_cols", keys), Some("unique_cols"));
+        assert_eq!(did_you_mean("Replication_Key", keys), Some("replication_key"));
+        assert_eq!(did_you_mean("frobnicate", keys), None);
+    }
+}

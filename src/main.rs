@@ -1,0 +1,80 @@
+//! Copies PostgreSQL tables to another PostgreSQL and keeps them in step.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use incremental_replication::cli::{Cli, Command};
+use incremental_replication::config::{self, Pipeline};
+use incremental_replication::error::{Error, Kind, Result};
+use incremental_replication::interrupt::Interrupt;
+use incremental_replication::notify;
+use incremental_replication::report::{Log, Report, exit_code};
+use incremental_replication::sync::{self, Request};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let log = cli.log();
+    std::panic::set_hook(Box::new(move |panic| log.error(&Error::bug(panic.to_string()))));
+    match std::panic::catch_unwind(|| run(cli, &log)) {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => {
+            log.error(&error);
+            ExitCode::from(exit_code(error.kind))
+        }
+        Err(_) => ExitCode::from(exit_code(Kind::Bug)),
+    }
+}
+
+fn run(cli: Cli, log: &Log) -> Result<u8> {
+    match cli.command {
+        Command::Sync(typed) => {
+            let pipeline = config::load(&cli.directory, &environment())?;
+            let interrupt = Interrupt::listen()?;
+            let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
+            tell(&pipeline, &report, log);
+            // A process that a signal ended says so in its code, as shells expect.
+            let signal = interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok());
+            Ok(signal.unwrap_or_else(|| report.exit_code()))
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                env!("CARGO_PKG_NAME"),
+                &mut script,
+            );
+            print(&script)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut page)
+                .map_err(|error| Error::bug("the man page cannot be made").caused_by(&error))?;
+            print(&page)
+        }
+    }
+}
+
+fn tell(pipeline: &Pipeline, report: &Report, log: &Log) {
+    let Some(url) = &pipeline.webhook else { return };
+    if let Err(why) = notify::post(url, &report.body()) {
+        log.warning(None, &format!("the webhook could not be told: {why}"));
+    }
+}
+
+/// The environment's variables that are text; the others are none of ours.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn print(bytes: &[u8]) -> Result<u8> {
+    std::io::stdout().write_all(bytes).map_or_else(
+        |error| Err(Error::configuration("cannot write to stdout").caused_by(&error)),
+        |()| Ok(0),
+    )
+}

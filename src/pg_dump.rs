@@ -1,0 +1,212 @@
+//! Reads a table through pg_dump, in the snapshot of our own transaction.
+
+mod script;
+
+use std::io::Read;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::config::{Endpoint, TlsMode};
+use crate::copy::{CHUNK_BYTES, Outgoing};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::sql::{Qualified, identifier};
+
+/// The program, looked up on the PATH.
+const PROGRAM: &str = "pg_dump";
+
+/// How much of what pg_dump has to say is kept.
+const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
+
+/// Why pg_dump cannot read a server of this version (`server_version_num`), or `None`.
+#[must_use]
+pub fn unusable_for(server_version: u32) -> Option<String> {
+    let output = match Command::new(PROGRAM).arg("--version").stderr(Stdio::null()).output() {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),
+        Err(error) => return Some(format!("pg_dump cannot be run ({error})")),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Some(major) = major_version(&text) else {
+        return Some(format!("`pg_dump --version` says `{}`", text.trim()));
+    };
+    let server = server_version / 10_000;
+    (major < server)
+        .then(|| format!("pg_dump is version {major}, older than the source's {server}"))
+}
+
+/// The major version in `pg_dump (PostgreSQL) 17.2 (Debian 17.2-1)`.
+fn major_version(text: &str) -> Option<u32> {
+    let word =
+        text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let digits = word.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+/// Reads the rows of `table`, whose columns must be these.
+pub fn read(
+    source: &Endpoint,
+    interrupt: &Interrupt,
+    snapshot: &str,
+    (table, columns): (&Qualified, &[String]),
+    outgoing: &mut Outgoing,
+) -> Result<()> {
+    let mut dump = Dump::start(source, interrupt, snapshot, table)?;
+    let mut script = script::Script::new(table, columns);
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let length = dump
+            .stdout
+            .read(&mut buffer)
+            .map_err(|error| Error::table("cannot read from pg_dump").caused_by(&error))?;
+        if length == 0 {
+            break;
+        }
+        script.feed(&buffer[..length], &mut |rows| outgoing.push(rows))?;
+    }
+    dump.finish(interrupt)?;
+    script.finish()
+}
+
+/// A running pg_dump. It does not outlive this value.
+struct Dump {
+    child: Arc<Mutex<Child>>,
+    stdout: std::process::ChildStdout,
+    complaints: Option<JoinHandle<String>>,
+    _cancel: crate::interrupt::Registration,
+}
+
+impl Dump {
+    fn start(
+        source: &Endpoint,
+        interrupt: &Interrupt,
+        snapshot: &str,
+        table: &Qualified,
+    ) -> Result<Self> {
+        interrupt.check()?;
+        let bug = || Error::bug("pg_dump has no output");
+        let mut child = command(source, snapshot, table)
+            .spawn()
+            .map_err(|error| Error::table("cannot run pg_dump").caused_by(&error))?;
+        let stdout = child.stdout.take().ok_or_else(bug)?;
+        let stderr = child.stderr.take().ok_or_else(bug)?;
+        let child = Arc::new(Mutex::new(child));
+        let doomed = Arc::clone(&child);
+        Ok(Self {
+            child,
+            stdout,
+            complaints: Some(std::thread::spawn(move || complaints(stderr))),
+            _cancel: interrupt.on_signal(move || kill(&doomed)),
+        })
+    }
+
+    /// Waits for the end, which must be a good one.
+    fn finish(mut self, interrupt: &Interrupt) -> Result<()> {
+        let complaints = self.complaints.take().and_then(|thread| thread.join().ok());
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = child
+            .wait()
+            .map_err(|error| Error::table("cannot wait for pg_dump").caused_by(&error))?;
+        interrupt.check()?;
+        if status.success() {
+            return Ok(());
+        }
+        let mut error = Error::table(format!("pg_dump ended with {status}"));
+        error.causes.extend(
+            complaints
+                .iter()
+                .flat_map(|text| text.lines())
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned),
+        );
+        Err(error.hint("\"initial\": \"copy\" in tables-config.json does without pg_dump"))
+    }
+}
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        kill(&self.child);
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only takes the ended child off the system's list.
+        let _ = child.wait();
+    }
+}
+
+fn kill(child: &Mutex<Child>) {
+    // It fails where the child has ended already, which is what is wanted.
+    let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+}
+
+fn complaints(mut stderr: ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = stderr.read(&mut buffer) {
+        let room = LONGEST_COMPLAINT_BYTES - kept.len();
+        kept.extend_from_slice(&buffer[..length.min(room)]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn command(source: &Endpoint, snapshot: &str, table: &Qualified) -> Command {
+    let mut command = Command::new(PROGRAM);
+    // Nothing of the user's own PG* variables may change what is dumped or from where.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(["--data-only", "--format=plain", "--encoding=UTF8", "--no-password"])
+        .args(["--lock-wait-timeout=60s", "--snapshot", snapshot, "--table"])
+        .arg(pattern(table))
+        .env("PGHOST", &source.host)
+        .env("PGPORT", source.port.to_string())
+        .env("PGUSER", &source.user)
+        .env("PGDATABASE", &source.database)
+        .env("PGAPPNAME", crate::db::APPLICATION_NAME)
+        .env("PGCONNECT_TIMEOUT", "15")
+        .env("PGSSLMODE", source.tls.mode.name())
+        // pg_dump itself pins what else changes how values are written.
+        .env(
+            "PGOPTIONS",
+            "-c default_transaction_read_only=on -c lc_monetary=C -c TimeZone=UTC -c bytea_output=hex",
+        )
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(password) = &source.password {
+        command.env("PGPASSWORD", password.reveal());
+    }
+    let files = [
+        ("PGSSLROOTCERT", &source.tls.root_certificate),
+        ("PGSSLCERT", &source.tls.certificate),
+        ("PGSSLKEY", &source.tls.key),
+    ];
+    if source.tls.mode != TlsMode::Disable {
+        for (name, file) in files {
+            if let Some(file) = file {
+                command.env(name, file);
+            }
+        }
+    }
+    command
+}
+
+/// A pattern that matches this table and no other: quoted, nothing in it is special.
+fn pattern(table: &Qualified) -> String {
+    format!("{}.{}", identifier(&table.schema), identifier(&table.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_is_found_in_what_distributions_print() {
+        assert_eq!(major_version("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
+        assert_eq!(major_version("pg_dump (PostgreSQL) 18beta2\n"), Some(18));
+        assert_eq!(major_version("no such thing"), None);
+    }
+}

@@ -1,0 +1,195 @@
+//! What the next sync of a table will do, as a value: every statement, and a sentence saying why.
+//!
+//! [`decide`] chooses between a first copy and a merge; [`initial`] and [`incremental`] spell the
+//! choice out. Nothing here connects, reads a file or looks at a clock.
+
+mod decision;
+mod incremental;
+mod initial;
+mod shape;
+
+pub use decision::{Decision, Remembered, decide};
+pub use incremental::incremental;
+pub use initial::{First, initial};
+pub use shape::{Shape, shape};
+
+use crate::config::{Rule, Side};
+use crate::error::Error;
+use crate::receipt::Receipt;
+use crate::sql::Qualified;
+use crate::sql::copy::Format;
+use crate::table::{DestinationTable, SourceTable};
+
+/// Everything a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// What the user wants.
+    pub rule: &'a Rule,
+    /// The table at the source.
+    pub source: &'a SourceTable,
+    /// What the destination shall look like.
+    pub shape: &'a Shape,
+    /// The destination table's name.
+    pub table: &'a Qualified,
+    /// What is there under that name.
+    pub destination: Option<&'a DestinationTable>,
+    /// What is there under the staging table's name.
+    pub staging: Option<&'a DestinationTable>,
+    /// The destination's version, as `server_version_num`.
+    pub destination_version: u32,
+    /// The receipt that this sync will leave.
+    pub receipt: &'a Receipt,
+}
+
+impl Situation<'_> {
+    /// The staging table's name.
+    #[must_use]
+    pub fn staging_name(&self) -> Qualified {
+        self.table.beside(crate::table::staging_name(&self.table.name))
+    }
+
+    /// The table of receipts.
+    #[must_use]
+    pub fn receipts(&self) -> Qualified {
+        self.table.beside(crate::table::RECEIPTS)
+    }
+}
+
+/// What a sync does to a table, by the names that the log and the webhook use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncType {
+    /// The table is copied whole.
+    Initial,
+    /// What changed is merged.
+    Incremental,
+    /// The table is copied whole because that was asked for.
+    FullRefresh,
+    /// Nothing was tried.
+    Skipped,
+}
+
+impl SyncType {
+    /// As the log and the webhook print it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initial => "initial",
+            Self::Incremental => "incremental",
+            Self::FullRefresh => "full-refresh",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// What the next sync of a table will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Its kind.
+    pub sync_type: SyncType,
+    /// Why, as the second half of a sentence.
+    pub reason: String,
+    /// What else the log should say.
+    pub notes: Vec<String>,
+    /// Before the rows travel.
+    pub before: Vec<Step>,
+    /// The rows' way.
+    pub load: Load,
+    /// After they have arrived.
+    pub after: Vec<Step>,
+    /// Whether the steps are left out when no row travels.
+    pub nothing_if_empty: bool,
+}
+
+impl Plan {
+    /// Whether the plan failed on rows at the destination that share their unique columns, which
+    /// a new copy puts right.
+    #[must_use]
+    pub fn heals_by_copying(&self, error: &Error) -> bool {
+        self.before.iter().any(|step| step.result == Outcome::Distinct)
+            && error.sqlstate.as_deref() == Some(UNIQUE_VIOLATION)
+    }
+}
+
+/// The SQLSTATE of rows that share what must be unique.
+const UNIQUE_VIOLATION: &str = "23505";
+
+/// The rows' way from the source into a table of the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Where they come from.
+    pub from: Reading,
+    /// The destination's COPY.
+    pub into: String,
+    /// How they are written on the wire.
+    pub format: Format,
+}
+
+/// How rows are read at the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// By pg_dump, in the snapshot of our transaction.
+    PgDump {
+        /// The source table.
+        table: Qualified,
+        /// Its columns, which the dump must name in this order.
+        columns: Vec<String>,
+    },
+    /// By a COPY of our own.
+    Copy(String),
+}
+
+/// One statement on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where it runs.
+    pub on: Side,
+    /// What it is.
+    pub sql: String,
+    /// What its result means.
+    pub result: Outcome,
+    /// What it is for, to stand behind "cannot".
+    pub purpose: String,
+    /// What to do when it fails.
+    pub hint: Option<String>,
+}
+
+/// What a step's result means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It succeeds or the table fails.
+    Done,
+    /// As `Done`; the rows it wrote are the sync's row count.
+    RowsMerged,
+    /// As `Done`, but rows that share their unique columns lead to copying the table again.
+    Distinct,
+    /// Any row it returns is an example of what makes the sync impossible.
+    NoRow,
+    /// It may fail; then the log says so and the sync goes on.
+    Attempt,
+}
+
+impl Step {
+    fn new(on: Side, purpose: &str, sql: impl Into<String>) -> Self {
+        let purpose = purpose.to_owned();
+        Self { on, sql: sql.into(), result: Outcome::Done, purpose, hint: None }
+    }
+
+    fn destination(purpose: &str, sql: impl Into<String>) -> Self {
+        Self::new(Side::Destination, purpose, sql)
+    }
+
+    fn source(purpose: &str, sql: impl Into<String>) -> Self {
+        Self::new(Side::Source, purpose, sql)
+    }
+
+    fn result(mut self, result: Outcome) -> Self {
+        self.result = result;
+        self
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

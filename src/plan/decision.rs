@@ -1,0 +1,162 @@
+//! First copy or merge?
+
+use super::{Situation, SyncType};
+use crate::config::{Mode, OnSchemaChange};
+use crate::error::{Error, Result};
+use crate::receipt::Receipt;
+use crate::table::{Column, DestinationTable, Kind};
+
+/// What is known from earlier syncs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remembered {
+    /// Nothing that counts, and why.
+    Nothing(String),
+    /// A receipt, from the destination, from `sync-state/`, or the older of both.
+    Receipt(Box<Receipt>),
+    /// The predecessor's state file; the destination's own greatest key says how far it came.
+    Predecessor {
+        /// As PostgreSQL's text.
+        greatest_key: String,
+    },
+}
+
+/// What the next sync is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The table is copied whole.
+    Copy {
+        /// Initial or full refresh.
+        sync_type: SyncType,
+        /// Why, as the second half of a sentence.
+        reason: String,
+    },
+    /// Rows from the watermark on are merged; without one, all rows.
+    Merge {
+        /// The replication key to start at.
+        watermark: Option<String>,
+        /// Why, as the second half of a sentence.
+        reason: String,
+    },
+}
+
+impl Decision {
+    fn initial(reason: impl Into<String>) -> Self {
+        Self::Copy { sync_type: SyncType::Initial, reason: reason.into() }
+    }
+}
+
+/// Decides. `full_refresh` is the flag.
+///
+/// Fails where something of somebody else's is in the way, and where the schema changed and the
+/// rule says to stop then.
+pub fn decide(
+    situation: &Situation,
+    remembered: &Remembered,
+    full_refresh: bool,
+) -> Result<Decision> {
+    check_destination(situation)?;
+    check_staging(situation, remembered)?;
+    let asked = match (full_refresh, situation.rule.mode) {
+        (true, _) => Some("--full-refresh was given"),
+        (false, Mode::FullRefresh) => Some("its mode is full-refresh"),
+        (false, Mode::IncrementalDeduped) => None,
+    };
+    if let Some(reason) = asked {
+        return Ok(Decision::Copy { sync_type: SyncType::FullRefresh, reason: reason.to_owned() });
+    }
+    let Some(destination) = situation.destination else {
+        return Ok(Decision::initial("there is no such table at the destination"));
+    };
+    if situation.staging.is_none() {
+        let staging = situation.staging_name().name;
+        return Ok(Decision::initial(format!("there is no staging table `{staging}`")));
+    }
+    let (watermark, outdated) = match remembered {
+        Remembered::Nothing(reason) => return Ok(Decision::initial(reason.as_str())),
+        Remembered::Receipt(receipt) => {
+            (receipt.watermark.clone(), receipt.outdated_by(situation.receipt))
+        }
+        Remembered::Predecessor { greatest_key } => (Some(greatest_key.clone()), None),
+    };
+    let schema_change = schema_change(&situation.shape.columns, &destination.columns);
+    if let Some(change) = &schema_change
+        && situation.rule.on_schema_change == OnSchemaChange::Fail
+    {
+        return Err(Error::table(format!("the schema changed: {change}")).hint(format!(
+            "run `incremental-replication sync --table {} --full-refresh`, or set \
+             \"on_schema_change\" to \"resync\"",
+            situation.rule.name
+        )));
+    }
+    if let Some(reason) = outdated.or(schema_change) {
+        return Ok(Decision::initial(reason));
+    }
+    let reason = match (remembered, &watermark) {
+        (Remembered::Predecessor { .. }, Some(key)) => {
+            format!("taken over from the predecessor at {key}")
+        }
+        (_, Some(key)) => format!("from {key}"),
+        (_, None) => "there is no watermark yet, so all rows are read".to_owned(),
+    };
+    Ok(Decision::Merge { watermark, reason })
+}
+
+fn check_destination(situation: &Situation) -> Result<()> {
+    let Some(destination) = situation.destination else { return Ok(()) };
+    let name = situation.table.plain();
+    if destination.kind != Kind::Table {
+        return Err(in_the_way(&name, destination));
+    }
+    if destination.inherits {
+        return Err(Error::table(format!(
+            "`{name}` at the destination is a partition, or inherits, or is inherited from"
+        ))
+        .hint(REMEDY));
+    }
+    Ok(())
+}
+
+fn check_staging(situation: &Situation, remembered: &Remembered) -> Result<()> {
+    let Some(staging) = situation.staging else { return Ok(()) };
+    let name = situation.staging_name().plain();
+    if staging.kind != Kind::Table {
+        return Err(in_the_way(&name, staging));
+    }
+    let ours = staging.comment.as_deref() == Some(crate::sql::ddl::STAGING_COMMENT);
+    let known = !matches!(remembered, Remembered::Nothing(_));
+    if staging.written && !ours && !known {
+        return Err(Error::table(format!(
+            "`{name}` at the destination is needed as the staging table of `{}`, but holds rows \
+             that this tool did not put there",
+            situation.table.plain()
+        ))
+        .hint("drop it or rename it, or give the table a \"destination_name\""));
+    }
+    Ok(())
+}
+
+const REMEDY: &str = "drop it or rename it, or give the table a \"destination_name\"";
+
+fn in_the_way(name: &str, relation: &DestinationTable) -> Error {
+    Error::table(format!("`{name}` at the destination is {}", relation.kind.described()))
+        .hint(REMEDY)
+}
+
+/// The first difference between what the destination shall look like and what it looks like, as
+/// the second half of a sentence. NOT NULL is not among them: it is changed in place.
+fn schema_change(wanted: &[Column], there: &[Column]) -> Option<String> {
+    for column in wanted {
+        match there.iter().find(|other| other.name == column.name) {
+            None => return Some(format!("the destination has no column `{}`", column.name)),
+            Some(other) if other.data_type != column.data_type => {
+                return Some(format!(
+                    "the destination's column `{}` is {} and must be {}",
+                    column.name, other.data_type, column.data_type
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = there.iter().find(|other| wanted.iter().all(|column| column.name != other.name))?;
+    Some(format!("the destination has a column `{}` that the source has not", extra.name))
+}

@@ -1,0 +1,148 @@
+//! The merge of what changed: into the staging table, from there by the unique columns.
+
+use super::initial::{OWN_INDEX_SUFFIX, merges_by_index, own_index, write_receipt};
+use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
+use crate::sql::copy::copy_in;
+use crate::sql::merge::Merge;
+use crate::sql::{ddl, session};
+use crate::table::{Column, suffixed};
+
+/// Plans a merge of the rows from the watermark on. `receipt_there` tells whether the destination
+/// has a receipt that this sync would only repeat when no row travels.
+#[must_use]
+pub fn incremental(
+    situation: &Situation,
+    watermark: Option<&str>,
+    reason: String,
+    receipt_there: bool,
+) -> Plan {
+    let shape = situation.shape;
+    let condition = shape.key.as_ref().and_then(|key| key.since(watermark));
+    let selection = shape.selection(situation.rule, situation.source, condition);
+    let staging = situation.staging_name();
+    let changes = in_place_changes(situation);
+    let nothing_if_empty = receipt_there && changes.is_empty();
+    let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
+    before.extend(changes);
+    let mut after = Vec::new();
+    if !shape.unique_at_source {
+        after.push(
+            Step::source(
+                &format!("merge `{}`: its unique columns are not unique at the source", situation.source.name.plain()),
+                selection.shared_key(&shape.unique_columns),
+            )
+            .result(Outcome::NoRow)
+            .hint("name columns in \"unique_cols\" that identify a row, or set \"mode\" to \"full-refresh\""),
+        );
+    }
+    after.push(Step::source("end the snapshot", session::COMMIT));
+    after.extend(merge(situation));
+    after.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
+    after.extend(new_not_nulls(situation));
+    after.push(write_receipt(situation));
+    after.push(Step::destination("commit", session::COMMIT));
+    Plan {
+        sync_type: SyncType::Incremental,
+        reason,
+        notes: Vec::new(),
+        before,
+        load: Load {
+            from: Reading::Copy(selection.copy_out(shape.format)),
+            into: copy_in(&staging, &shape.names(), shape.format, false),
+            format: shape.format,
+        },
+        after,
+        nothing_if_empty,
+    }
+}
+
+fn merge(situation: &Situation) -> Vec<Step> {
+    let names = situation.shape.names();
+    let staging = situation.staging_name();
+    let merge = Merge {
+        table: situation.table,
+        staging: &staging,
+        columns: &names,
+        unique_columns: &situation.shape.unique_columns,
+    };
+    let statements = if merges_by_index(situation) {
+        vec![merge.by_unique_index()]
+    } else {
+        merge.by_comparison().to_vec()
+    };
+    let purpose = format!("merge the staged rows into `{}`", situation.table.plain());
+    let step = |sql| Step::destination(&purpose, sql).result(Outcome::RowsMerged);
+    statements.into_iter().map(step).collect()
+}
+
+/// What must be put right before rows can be staged and merged.
+fn in_place_changes(situation: &Situation) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let table = situation.table;
+    for (wanted, there) in matched(situation) {
+        if there.not_null && !wanted.not_null {
+            steps.push(Step::destination(
+                &format!("let `{}` hold NULL", wanted.name),
+                ddl::drop_not_null(table, &wanted.name),
+            ));
+        }
+    }
+    if merges_by_index(situation) && !has_fitting_index(situation) {
+        let name = suffixed(&table.name, OWN_INDEX_SUFFIX);
+        steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
+    }
+    steps.extend(renew_staging(situation));
+    steps
+}
+
+fn has_fitting_index(situation: &Situation) -> bool {
+    let shape = situation.shape;
+    situation.destination.is_some_and(|there| {
+        there.unique_indexes.iter().any(|index| {
+            index.covers(&shape.unique_columns)
+                && (index.nulls_not_distinct || !shape.nullable_keys)
+        })
+    })
+}
+
+/// NOT NULL that the source has and the destination has not. Rows that were deleted at the source
+/// and kept here may stand in the way.
+fn new_not_nulls(situation: &Situation) -> Vec<Step> {
+    matched(situation)
+        .filter(|(wanted, there)| wanted.not_null && !there.not_null)
+        .map(|(wanted, _)| {
+            Step::destination(
+                &format!("make `{}` refuse NULL", wanted.name),
+                ddl::set_not_null(situation.table, &wanted.name),
+            )
+            .result(Outcome::Attempt)
+        })
+        .collect()
+}
+
+fn matched<'a>(situation: &Situation<'a>) -> impl Iterator<Item = (&'a Column, &'a Column)> {
+    let there = situation.destination.map_or(&[][..], |table| &table.columns);
+    situation.shape.columns.iter().filter_map(move |wanted| {
+        there.iter().find(|column| column.name == wanted.name).map(|column| (wanted, column))
+    })
+}
+
+/// Makes the staging table, or makes it fit, or empties it, as needed.
+pub(super) fn renew_staging(situation: &Situation) -> Vec<Step> {
+    let name = situation.staging_name();
+    let wanted = &situation.shape.columns;
+    let purpose = format!("make the staging table `{}`", name.plain());
+    let create = Step::destination(&purpose, ddl::create_staging(&name, wanted));
+    let Some(staging) = situation.staging else { return vec![create] };
+    let same =
+        |one: &Column, other: &Column| one.name == other.name && one.data_type == other.data_type;
+    let fits = staging.unlogged
+        && staging.columns.len() == wanted.len()
+        && staging.columns.iter().zip(wanted).all(|(one, other)| same(one, other))
+        && staging.columns.iter().all(|column| !column.not_null);
+    match (fits, staging.written) {
+        (true, false) => Vec::new(),
+        (true, true) => vec![Step::destination("empty the staging table", ddl::truncate(&name))],
+        (false, _) => vec![Step::destination(&purpose, ddl::drop_table(&name)), create],
+    }
+}

@@ -1,0 +1,212 @@
+//! The first copy: load a new table, then let it take the old one's name.
+
+use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
+use crate::config::{ColumnChoice, InitialPath, Rule};
+use crate::error::{Error, Result};
+use crate::receipt;
+use crate::sql::copy::{Format, copy_in};
+use crate::sql::{Qualified, ddl, identifier, session, swap};
+use crate::table::dependent::{Dependents, Index};
+use crate::table::{Kind, SourceTable, digest, suffixed};
+
+/// NULLS NOT DISTINCT came with PostgreSQL 15.
+const NULLS_NOT_DISTINCT_VERSION: u32 = 15_00_00;
+
+/// What only a first copy needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct First<'a> {
+    /// What people have put on the destination's present table.
+    pub dependents: Option<&'a Dependents>,
+    /// Why pg_dump cannot be used at all, if so.
+    pub pg_dump_unusable: Option<&'a str>,
+    /// The role we are at the destination.
+    pub user: &'a str,
+}
+
+/// Plans a first copy.
+///
+/// Fails where people have put something on the present table that could not be kept.
+pub fn initial(
+    situation: &Situation,
+    sync_type: SyncType,
+    reason: String,
+    first: &First,
+) -> Result<Plan> {
+    if let Some(lost) = first.dependents.and_then(|dependents| dependents.beyond_us.first()) {
+        return Err(Error::table(format!(
+            "a new copy of `{}` would lose the {lost}",
+            situation.table.plain()
+        ))
+        .hint("drop it, and make it again after the sync"));
+    }
+    let new = situation.table.beside(format!("_new_{:016x}", digest(&situation.table.to_string())));
+    let (load, note) = load(situation, &new, first.pg_dump_unusable);
+    let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
+    before.push(Step::destination(
+        &format!("create `{}`", situation.table.plain()),
+        ddl::create_table(&new, &situation.shape.columns),
+    ));
+    Ok(Plan {
+        sync_type,
+        reason,
+        notes: note.into_iter().collect(),
+        before,
+        load,
+        after: after_load(situation, &new, first),
+        nothing_if_empty: false,
+    })
+}
+
+fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load, Option<String>) {
+    let (rule, source, shape) = (situation.rule, situation.source, situation.shape);
+    let names = shape.names();
+    let obstacle = match rule.initial {
+        InitialPath::Copy => None,
+        InitialPath::PgDump => obstacle_to_pg_dump(rule, source, shape.needs_casts())
+            .map(str::to_owned)
+            .or_else(|| unusable.map(str::to_owned)),
+    };
+    if rule.initial == InitialPath::PgDump && obstacle.is_none() {
+        let columns = names.iter().map(|&name| name.to_owned()).collect();
+        let from = Reading::PgDump { table: source.name.clone(), columns };
+        let into = copy_in(new, &names, Format::Text, true);
+        return (Load { from, into, format: Format::Text }, None);
+    }
+    let query = shape.selection(rule, source, None).copy_out(shape.format);
+    let into = copy_in(new, &names, shape.format, true);
+    let note = obstacle.map(|obstacle| format!("COPY reads it instead of pg_dump: {obstacle}"));
+    (Load { from: Reading::Copy(query), into, format: shape.format }, note)
+}
+
+fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option<&'static str> {
+    match source.kind {
+        Kind::Table => {}
+        Kind::Partitioned => return Some("it is a partitioned table"),
+        Kind::View => return Some("it is a view"),
+        Kind::MaterializedView => return Some("it is a materialized view"),
+        Kind::ForeignTable => return Some("it is a foreign table"),
+        Kind::Other => return Some("it is not a table"),
+    }
+    if rule.columns != ColumnChoice::All {
+        Some("the rule chooses columns")
+    } else if rule.filter.is_some() {
+        Some("the rule has a filter")
+    } else if source.columns.iter().any(|column| column.generated) {
+        Some("it has generated columns, which pg_dump leaves out")
+    } else if source.row_security {
+        Some("row-level security applies to us")
+    } else if source.has_children {
+        Some("other tables inherit from it, whose rows pg_dump leaves out")
+    } else if source.in_extension {
+        Some("it belongs to an extension, whose tables pg_dump leaves out")
+    } else if casts {
+        Some("it has arrays whose elements are not separated by commas")
+    } else {
+        None
+    }
+}
+
+fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step> {
+    let (table, shape) = (situation.table, situation.shape);
+    let mut steps = vec![Step::source("end the snapshot", session::COMMIT)];
+    let own_name = suffixed(&table.name, OWN_INDEX_SUFFIX);
+    let own_interim = format!("{}_unique", new.name);
+    let kept: Vec<&Index> = first
+        .dependents
+        .iter()
+        .flat_map(|dependents| &dependents.indexes)
+        .filter(|index| index.name != own_name)
+        .collect();
+    let own = (!shape.unique_columns.is_empty() && !somebody_elses_serves(situation, &own_name))
+        .then(|| own_index(situation, new, &own_interim));
+    let has_own = own.is_some();
+    steps.extend(own);
+    for statement in swap::prepare(new, &kept) {
+        steps.push(keeping(situation, statement));
+    }
+    steps.push(Step::destination("analyze the new table", ddl::analyze(new)));
+    match first.dependents {
+        Some(dependents) => {
+            let columns = shape.names();
+            for statement in swap::replace(table, new, dependents, &kept, &columns, first.user) {
+                steps.push(keeping(situation, statement));
+            }
+        }
+        None => {
+            let name = format!("give the new table the name `{}`", table.plain());
+            steps.push(Step::destination(&name, swap::rename(table, new)));
+        }
+    }
+    if has_own {
+        let rename = format!(
+            "ALTER INDEX {} RENAME TO {}",
+            table.beside(own_interim),
+            identifier(&own_name)
+        );
+        steps.push(Step::destination("name the unique index", rename));
+    }
+    steps.extend(super::incremental::renew_staging(situation));
+    steps.push(write_receipt(situation));
+    steps.push(Step::destination("commit", session::COMMIT));
+    steps
+}
+
+/// The suffix of the unique index that this tool makes.
+pub(super) const OWN_INDEX_SUFFIX: &str = "_replicated_key";
+
+/// Whether an index that people made, and that is kept, serves the merge as well.
+fn somebody_elses_serves(situation: &Situation, own_name: &str) -> bool {
+    situation.destination.is_some_and(|there| {
+        there.unique_indexes.iter().any(|index| {
+            index.name != own_name
+                && index.covers(&situation.shape.unique_columns)
+                && (index.nulls_not_distinct || !situation.shape.nullable_keys)
+        })
+    })
+}
+
+/// The step that makes the index on the unique columns.
+pub(super) fn own_index(situation: &Situation, table: &Qualified, name: &str) -> Step {
+    let columns = &situation.shape.unique_columns;
+    let nullable = situation.shape.nullable_keys;
+    let purpose = format!("make the index on the unique columns ({})", columns.join(", "));
+    if nullable && situation.destination_version < NULLS_NOT_DISTINCT_VERSION {
+        return Step::destination(&purpose, ddl::create_lookup_index(name, table, columns));
+    }
+    Step::destination(&purpose, ddl::create_unique_index(name, table, columns, nullable)).hint(
+        format!(
+            "the rows of `{}` are not unique by these columns: name columns in \"unique_cols\" \
+             that identify a row, or set \"mode\" to \"full-refresh\" and leave \"unique_cols\" out",
+            situation.source.name.plain()
+        ),
+    )
+}
+
+/// Whether merges go by the unique index, or by comparison.
+pub(super) fn merges_by_index(situation: &Situation) -> bool {
+    !situation.shape.nullable_keys || situation.destination_version >= NULLS_NOT_DISTINCT_VERSION
+}
+
+pub(super) fn write_receipt(situation: &Situation) -> Step {
+    // A receipt is plain strings and numbers, which always have a JSON form.
+    let json = serde_json::to_string(situation.receipt).unwrap_or_default();
+    Step::destination(
+        "write the receipt",
+        crate::sql::receipt::write(
+            &situation.receipts(),
+            &situation.table.name,
+            receipt::VERSION,
+            &json,
+        ),
+    )
+}
+
+fn keeping(situation: &Situation, statement: swap::Statement) -> Step {
+    let table = situation.table.plain();
+    Step::destination(&format!("keep {} with a new copy of `{table}`", statement.object), statement.sql)
+        .hint(format!(
+            "`{table}` is as it was; drop the {}, or change it so that it fits the new table, and sync again",
+            statement.object
+        ))
+        .result(Outcome::Done)
+}

@@ -1,0 +1,171 @@
+//! What the destination table shall look like, from the source's table and the rule.
+
+use crate::config::{ColumnChoice, Mode, Rule};
+use crate::error::{Error, Result, did_you_mean};
+use crate::mapping::{self, Transfer};
+use crate::sql::copy::{Format, Selected, Selection};
+use crate::table::{Column, SourceColumn, SourceTable};
+use crate::watermark::{KEY_TYPES, Key, KeyType};
+
+/// What the destination table shall look like, and how its rows are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The destination's columns.
+    pub columns: Vec<Column>,
+    /// The same columns as the source's SELECT writes them.
+    pub selected: Vec<Selected>,
+    /// How rows travel when COPY reads them.
+    pub format: Format,
+    /// What identifies a row; empty only where no merge is needed.
+    pub unique_columns: Vec<String>,
+    /// Whether one of those may be NULL.
+    pub nullable_keys: bool,
+    /// Whether the source itself makes sure that they identify a row.
+    pub unique_at_source: bool,
+    /// The replication key.
+    pub key: Option<Key>,
+}
+
+impl Shape {
+    /// The names of the columns.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    /// The rows of the source table that the rule asks for, under a condition of ours.
+    #[must_use]
+    pub fn selection(
+        &self,
+        rule: &Rule,
+        source: &SourceTable,
+        condition: Option<String>,
+    ) -> Selection {
+        Selection {
+            table: source.name.clone(),
+            columns: self.selected.clone(),
+            filter: rule.filter.clone(),
+            condition,
+        }
+    }
+
+    /// Whether every value's text at the source is its text at the destination.
+    #[must_use]
+    pub fn needs_casts(&self) -> bool {
+        self.selected.iter().any(|column| column.cast.is_some())
+    }
+}
+
+/// Works out the shape, or says what in the rule does not fit the source table.
+pub fn shape(rule: &Rule, source: &SourceTable, destination_version: u32) -> Result<Shape> {
+    for name in rule.columns.named() {
+        find(source, name, "columns")?;
+    }
+    let taken: Vec<&SourceColumn> =
+        source.columns.iter().filter(|column| rule.columns.takes(&column.name)).collect();
+    let mapped: Vec<_> = taken
+        .iter()
+        .map(|column| (*column, mapping::map(&column.data_type, destination_version)))
+        .collect();
+    let unique_columns = unique_columns(rule, source)?;
+    let binary = mapped.iter().all(|(_, mapped)| mapped.transfer == Transfer::Binary);
+    Ok(Shape {
+        columns: mapped
+            .iter()
+            .map(|(column, mapped)| Column {
+                name: column.name.clone(),
+                data_type: mapped.data_type.clone(),
+                not_null: column.not_null,
+            })
+            .collect(),
+        selected: mapped
+            .iter()
+            .map(|(column, mapped)| Selected {
+                name: column.name.clone(),
+                cast: (mapped.transfer == Transfer::Cast).then(|| mapped.data_type.clone()),
+            })
+            .collect(),
+        format: if binary { Format::Binary } else { Format::Text },
+        nullable_keys: taken.iter().any(|c| !c.not_null && unique_columns.contains(&c.name)),
+        unique_at_source: source.guarantees_unique(&unique_columns),
+        unique_columns,
+        key: key(rule, source)?,
+    })
+}
+
+fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
+    if let Some(named) = &rule.unique_columns {
+        for name in named {
+            find(source, name, "unique_cols")?;
+            travels(rule, name, "unique_cols")?;
+        }
+        return Ok(named.clone());
+    }
+    let whole = source.primary_key.iter().all(|name| rule.columns.takes(name));
+    if whole && !source.primary_key.is_empty() {
+        return Ok(source.primary_key.clone());
+    }
+    if rule.mode == Mode::FullRefresh {
+        return Ok(Vec::new());
+    }
+    let message = if source.primary_key.is_empty() {
+        format!(
+            "`{}` has no primary key at the source, and the rule has no `unique_cols`",
+            rule.name
+        )
+    } else {
+        format!(
+            "the primary key of `{}` ({}) is not among the columns that are copied",
+            rule.name,
+            source.primary_key.join(", ")
+        )
+    };
+    Err(Error::table(message).hint(
+        "name the columns that identify a row in \"unique_cols\", or set \"mode\" to \"full-refresh\"",
+    ))
+}
+
+fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {
+    let Some(key) = rule.replication_key.as_ref().filter(|_| rule.mode != Mode::FullRefresh) else {
+        return Ok(None);
+    };
+    let column = find(source, key.name(), "replication_key")?;
+    travels(rule, key.name(), "replication_key")?;
+    let Some(key_type) = KeyType::of(&column.data_type) else {
+        return Err(Error::table(format!(
+            "the replication key `{}` of `{}` is {}, which cannot serve as one",
+            column.name, rule.name, column.data_type.declared
+        ))
+        .hint(format!("choose a column of type {KEY_TYPES}")));
+    };
+    Ok(Some(Key {
+        column: column.name.clone(),
+        key_type,
+        sql_type: column.data_type.base.formatted.clone(),
+    }))
+}
+
+fn find<'a>(source: &'a SourceTable, name: &str, rule_key: &str) -> Result<&'a SourceColumn> {
+    source.column(name).ok_or_else(|| {
+        let error = Error::table(format!(
+            "`{rule_key}` names the column `{name}`, which `{}` does not have at the source",
+            source.name.plain()
+        ));
+        let names: Vec<&str> = source.columns.iter().map(|column| column.name.as_str()).collect();
+        match did_you_mean(name, names.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint(format!("its columns are {}", names.join(", "))),
+        }
+    })
+}
+
+fn travels(rule: &Rule, name: &str, rule_key: &str) -> Result<()> {
+    if rule.columns.takes(name) {
+        return Ok(());
+    }
+    let how = match rule.columns {
+        ColumnChoice::Include(_) => "does not include",
+        _ => "excludes",
+    };
+    Err(Error::table(format!("`columns` {how} `{name}`, which `{rule_key}` needs")))
+}

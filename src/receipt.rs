@@ -1,0 +1,128 @@
+//! What a receipt says: how far a table has come, and what its copy was made with.
+//!
+//! The same content stands in the destination's `_sync_state` and in `sync-state/`.
+
+use serde::{Deserialize, Serialize};
+
+/// The version this tool writes. It reads all earlier ones.
+pub const VERSION: u32 = 1;
+
+/// How far a table has come, and what its copy was made with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The version of the format.
+    pub version: u32,
+    /// The pipeline that wrote it, for people.
+    pub pipeline: String,
+    /// Where the rows come from.
+    pub source: SourceIdentity,
+    /// The source table's object identifier.
+    pub source_table_oid: u32,
+    /// The mode's name.
+    pub mode: String,
+    /// The replication key.
+    pub replication_key: Option<String>,
+    /// The columns that identify a row.
+    pub unique_columns: Vec<String>,
+    /// The columns that were copied.
+    pub columns: Vec<CopiedColumn>,
+    /// The condition that rows had to meet.
+    pub filter: Option<String>,
+    /// The greatest replication key when the rows were read, as PostgreSQL's text. The next sync
+    /// starts here; without one it reads the table whole.
+    pub watermark: Option<String>,
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceIdentity {
+    /// The cluster's own number, where the host tells it.
+    pub system_identifier: Option<String>,
+    /// The database.
+    pub database: String,
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+}
+
+/// A column as it was when it was copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedColumn {
+    /// Its name.
+    pub name: String,
+    /// Its number in the source table.
+    pub number: i16,
+    /// Its type at the source.
+    pub data_type: String,
+}
+
+impl Receipt {
+    /// Why a copy made with this receipt does not serve what is wanted now, as the second half of
+    /// a sentence; `None` where it does.
+    #[must_use]
+    pub fn outdated_by(&self, now: &Self) -> Option<String> {
+        if self.source != now.source {
+            return Some(format!(
+                "the source is {} now and was {} when it was copied",
+                now.source.described(),
+                self.source.described()
+            ));
+        }
+        if self.source_table_oid != now.source_table_oid {
+            return Some("the source table was dropped and created again".to_owned());
+        }
+        changed("mode", Some(&self.mode), Some(&now.mode))
+            .or_else(|| {
+                let (before, now) = (&self.replication_key, &now.replication_key);
+                changed("replication_key", before.as_deref(), now.as_deref())
+            })
+            .or_else(|| {
+                let list = |columns: &[String]| columns.join(", ");
+                let (before, now) = (list(&self.unique_columns), list(&now.unique_columns));
+                changed("unique_cols", Some(&before), Some(&now))
+            })
+            .or_else(|| changed("where", self.filter.as_deref(), now.filter.as_deref()))
+            .or_else(|| self.changed_columns(now))
+    }
+
+    fn changed_columns(&self, now: &Self) -> Option<String> {
+        for column in &now.columns {
+            let Some(before) = self.columns.iter().find(|before| before.name == column.name) else {
+                return Some(format!("the source has a new column `{}`", column.name));
+            };
+            if before.number != column.number {
+                return Some(format!(
+                    "the source's column `{}` is another one than before under the same name",
+                    column.name
+                ));
+            }
+            if before.data_type != column.data_type {
+                return Some(format!(
+                    "the source's column `{}` is {} now and was {}",
+                    column.name, column.data_type, before.data_type
+                ));
+            }
+        }
+        let gone = self.columns.iter().find(|b| now.columns.iter().all(|c| c.name != b.name))?;
+        Some(format!("the source's column `{}` is gone", gone.name))
+    }
+}
+
+impl SourceIdentity {
+    fn described(&self) -> String {
+        let of = self.system_identifier.as_ref().map(|id| format!(" of system {id}"));
+        format!(
+            "`{}.{}` in database `{}`{}",
+            self.schema,
+            self.table,
+            self.database,
+            of.unwrap_or_default()
+        )
+    }
+}
+
+fn changed(what: &str, before: Option<&str>, now: Option<&str>) -> Option<String> {
+    let said = |value: Option<&str>| value.map_or_else(|| "unset".to_owned(), |v| format!("`{v}`"));
+    (before != now).then(|| format!("`{what}` is {} now and was {}", said(now), said(before)))
+}

@@ -1,0 +1,389 @@
+//! What happened: for the log, for the webhook, and for the exit code.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Kind};
+use crate::plan::SyncType;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line a person reads.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Nothing but errors.
+    Quiet,
+    /// What happened to each table.
+    #[default]
+    Normal,
+    /// Every statement as well.
+    Verbose,
+}
+
+/// How weighty a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+
+    fn style(self) -> Style {
+        match self {
+            Self::Debug => Style::new().dimmed(),
+            Self::Info => AnsiColor::Green.on_default(),
+            Self::Warning => AnsiColor::Yellow.on_default(),
+            Self::Error => AnsiColor::Red.on_default(),
+        }
+    }
+}
+
+/// Writes log lines to stdout and errors to stderr.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// How much is written.
+    pub verbosity: Verbosity,
+    /// Whether lines have colours.
+    pub color: ColorChoice,
+}
+
+impl Log {
+    /// Something that only `-v` shows.
+    pub fn debug(&self, table: Option<&str>, message: &str) {
+        if self.verbosity >= Verbosity::Verbose {
+            self.line(Level::Debug, table, message, &Value::Null);
+        }
+    }
+
+    /// Something that happened.
+    pub fn info(&self, table: Option<&str>, message: &str) {
+        self.line(Level::Info, table, message, &Value::Null);
+    }
+
+    /// Something somebody should look at one day.
+    pub fn warning(&self, table: Option<&str>, message: &str) {
+        self.line(Level::Warning, table, message, &Value::Null);
+    }
+
+    /// A table is done, well or not.
+    pub fn table(&self, table: &TableReport) {
+        let seconds = table.duration.as_secs_f64();
+        let facts = serde_json::to_value(table).unwrap_or_default();
+        match (&table.error, table.sync_type) {
+            (Some(error), SyncType::Skipped) if error.kind == Kind::Locked => {
+                self.line(
+                    Level::Warning,
+                    Some(&table.name),
+                    &format!("skipped: {}", error.message),
+                    &facts,
+                );
+            }
+            (Some(error), _) => {
+                self.line(
+                    Level::Error,
+                    Some(&table.name),
+                    &format!("failed: {}", one_line(error)),
+                    &facts,
+                );
+            }
+            (None, sync_type) => {
+                let rows = counted(table.row_count.unwrap_or_default());
+                let message = format!("{} sync done: {rows} in {seconds:.1} s", sync_type.name());
+                self.line(Level::Info, Some(&table.name), &message, &facts);
+            }
+        }
+    }
+
+    /// How the run ended.
+    pub fn summary(&self, report: &Report) {
+        let level = if report.succeeded() { Level::Info } else { Level::Error };
+        let facts = json!({ "pipeline": report.pipeline, "status": report.status() });
+        self.line(level, None, &report.sentence(), &facts);
+    }
+
+    /// An error, whole, on stderr.
+    pub fn error(&self, error: &Error) {
+        let text = error.to_string();
+        let style = Level::Error.style().bold();
+        let text = match text.strip_prefix("error:") {
+            Some(rest) => format!("{style}error:{style:#}{rest}"),
+            None => text,
+        };
+        // Nobody is left to tell when stderr is closed.
+        let _ = writeln!(AutoStream::new(std::io::stderr(), self.color), "{text}");
+    }
+
+    fn line(&self, level: Level, table: Option<&str>, message: &str, facts: &Value) {
+        if self.verbosity == Verbosity::Quiet {
+            return;
+        }
+        let time = now();
+        let text = match self.format {
+            LogFormat::Json => {
+                let mut line = json!({
+                    "time": time, "level": level.name(), "table": table, "message": message,
+                });
+                if let (Value::Object(line), Value::Object(facts)) = (&mut line, facts) {
+                    line.extend(
+                        facts
+                            .iter()
+                            .filter(|(key, _)| *key != "name")
+                            .map(|(key, value)| (key.clone(), value.clone())),
+                    );
+                }
+                line.to_string()
+            }
+            LogFormat::Text => {
+                let (style, dim) = (level.style(), Style::new().dimmed());
+                let table = table.map(|table| format!("{table}: ")).unwrap_or_default();
+                let level = level.name();
+                // A name or a message may hold a line end; a log line may not.
+                let rest = format!("{table}{message}").replace(['\n', '\r'], " ");
+                format!("{dim}{time}{dim:#} {style}{level:7}{style:#} {rest}")
+            }
+        };
+        // Where stdout is closed the sync goes on all the same.
+        let _ = writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}");
+    }
+}
+
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
+}
+
+/// An error on one line: what failed, and each cause.
+fn one_line(error: &Error) -> String {
+    let mut text = error.message.clone();
+    for cause in &error.causes {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    text
+}
+
+fn counted(rows: u64) -> String {
+    if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") }
+}
+
+/// What happened to one table.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableReport {
+    /// Its name at the source.
+    pub name: String,
+    /// What was done.
+    pub sync_type: SyncType,
+    /// How many rows were copied or merged; none where the table failed.
+    pub row_count: Option<u64>,
+    /// How many rows were deleted or marked.
+    pub deleted_count: u64,
+    /// How long it took.
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    pub duration: Duration,
+    /// Why this kind of sync.
+    pub reason: Option<String>,
+    /// What went wrong.
+    #[serde(serialize_with = "as_sentence")]
+    pub error: Option<Error>,
+}
+
+// serde's attributes call these with a reference to the field.
+fn milliseconds<S: serde::Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn as_sentence<S: serde::Serializer>(
+    error: &Option<Error>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(one_line).serialize(serializer)
+}
+
+/// What happened to a pipeline.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// The tables in the order of the file.
+    pub tables: Vec<TableReport>,
+    /// What kept the whole run from its work.
+    pub failure: Option<Error>,
+}
+
+impl Report {
+    /// Whether every table is as it should be, or in another run's hands.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.errors().all(|error| error.kind == Kind::Locked)
+    }
+
+    fn errors(&self) -> impl Iterator<Item = &Error> {
+        self.failure.iter().chain(self.tables.iter().filter_map(|table| table.error.as_ref()))
+    }
+
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.errors()
+            .map(|error| exit_code(error.kind))
+            .max_by_key(|code| match code {
+                70 => 4,
+                3 => 3,
+                2 => 2,
+                1 => 1,
+                _ => 0,
+            })
+            .unwrap_or(0)
+    }
+
+    /// The one sentence that the log ends with and the webhook sends.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let status = self.status();
+        let mut sentence = format!("Pipeline {} {status}.", self.pipeline);
+        if let Some(failure) = &self.failure {
+            sentence.push_str(&format!(" {}", one_line(failure)));
+            return sentence;
+        }
+        sentence.push_str(&format!(" Summary: {}", self.tables.len()));
+        for table in &self.tables {
+            sentence.push_str(&format!(" || {}-{}", table.name, outcome(table)));
+        }
+        sentence
+    }
+
+    fn status(&self) -> &'static str {
+        if self.succeeded() { "succeeded" } else { "failed" }
+    }
+
+    /// The webhook's body.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        let sentence = self.sentence();
+        json!({
+            "message": sentence,
+            "text": sentence,
+            "pipeline": self.pipeline,
+            "status": self.status(),
+            "started_at": format!("{:.3}", self.started_at),
+            "finished_at": format!("{:.3}", self.finished_at),
+            "tables": self.tables,
+        })
+    }
+}
+
+fn outcome(table: &TableReport) -> String {
+    match (&table.error, table.sync_type, table.row_count) {
+        (Some(error), _, _) if error.kind != Kind::Locked => format!("failed: {}", one_line(error)),
+        (_, SyncType::Incremental | SyncType::FullRefresh, Some(rows)) => {
+            format!("{}-{rows}", table.sync_type.name())
+        }
+        _ => format!("{}-NA", table.sync_type.name()),
+    }
+}
+
+/// The exit code that belongs to a kind of failure. A signal's own code is decided where the
+/// signal is known.
+#[must_use]
+pub fn exit_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Table | Kind::Interrupted => 1,
+        Kind::Configuration => 2,
+        Kind::Unreachable => 3,
+        Kind::Locked => 4,
+        Kind::Bug => 70,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str, sync_type: SyncType, rows: u64, error: Option<Error>) -> TableReport {
+        TableReport {
+            name: name.to_owned(),
+            sync_type,
+            row_count: error.is_none().then_some(rows),
+            deleted_count: 0,
+            duration: Duration::from_millis(1500),
+            reason: None,
+            error,
+        }
+    }
+
+    fn report(tables: Vec<TableReport>) -> Report {
+        let at = Timestamp::UNIX_EPOCH;
+        Report {
+            pipeline: "shop".to_owned(),
+            started_at: at,
+            finished_at: at,
+            tables,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn the_sentence_has_the_predecessors_form() {
+        let report = report(vec![
+            table("t1", SyncType::Initial, 5, None),
+            table("t2", SyncType::Incremental, 17, None),
+        ]);
+        assert_eq!(
+            report.sentence(),
+            "Pipeline shop succeeded. Summary: 2 || t1-initial-NA || t2-incremental-17"
+        );
+        assert_eq!(report.exit_code(), 0);
+    }
+
+    #[test]
+    fn a_failed_table_fails_the_pipeline_and_a_locked_one_does_not() {
+        let locked = Error::locked("another run holds it");
+        let report_with_lock = report(vec![table("t", SyncType::Skipped, 0, Some(locked.clone()))]);
+        assert!(report_with_lock.succeeded());
+        assert_eq!(report_with_lock.exit_code(), 4);
+        let failed = Error::table("cannot sync `u`").because("no such column");
+        let report = report(vec![
+            table("t", SyncType::Skipped, 0, Some(locked)),
+            table("u", SyncType::Initial, 0, Some(failed)),
+        ]);
+        assert_eq!(report.exit_code(), 1);
+        assert_eq!(
+            report.sentence(),
+            "Pipeline shop failed. Summary: 2 || t-skipped-NA || u-failed: cannot sync `u`: no such column"
+        );
+    }
+}

@@ -1,0 +1,337 @@
+//! Questions to the catalogs, each answered with one JSON document a row.
+//!
+//! They read `pg_catalog` only, which every role may, and run on PostgreSQL 13 to 18. A column
+//! that not every version has is read through `to_jsonb(row)`.
+
+use super::{Qualified, literal};
+
+/// What the tool needs to know of a server it has just connected to.
+pub const SERVER: &str = "\
+SELECT json_build_object(
+  'version', current_setting('server_version_num')::integer,
+  'database', current_database(),
+  'user', current_user,
+  'in_recovery', pg_is_in_recovery())";
+
+/// The cluster's own number. Some hosts forbid the question.
+pub const SYSTEM_IDENTIFIER: &str = "SELECT system_identifier::text FROM pg_control_system()";
+
+/// Replaces every domain, starting from the type and modifier that two expressions name.
+fn without_domains(oid: &str, modifier: &str) -> String {
+    format!(
+        "(WITH RECURSIVE chain (oid, modifier, depth) AS (
+          SELECT {oid}, {modifier}, 0
+          UNION ALL
+          SELECT t.typbasetype, t.typtypmod, chain.depth + 1
+          FROM chain JOIN pg_type t ON t.oid = chain.oid WHERE t.typtype = 'd')
+        SELECT chain.oid, chain.modifier, chain.depth FROM chain ORDER BY depth DESC LIMIT 1)"
+    )
+}
+
+/// A type without its domains, as JSON.
+fn base_type(alias: &str, modifier: &str) -> String {
+    format!(
+        "json_build_object('oid', {alias}.oid::bigint, 'name', {alias}.typname, \
+         'kind', {alias}.typtype, 'formatted', format_type({alias}.oid, {modifier}))"
+    )
+}
+
+/// The names of an index's key columns, in its own order.
+const KEY_COLUMNS: &str = "\
+(SELECT json_agg(k.attname ORDER BY key.ordinality)
+         FROM unnest(i.indkey) WITH ORDINALITY AS key (number, ordinality)
+         JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = key.number
+         WHERE key.ordinality <= i.indnkeyatts)";
+
+fn names(names: &[&str]) -> String {
+    names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// The named tables of a schema at the source: one row a table that exists.
+#[must_use]
+pub fn source_tables(schema: &str, tables: &[&str]) -> String {
+    let resolved = without_domains("a.atttypid", "a.atttypmod");
+    let element = without_domains("item.oid", "base.modifier");
+    let base = base_type("t", "base.modifier");
+    let element_base = base_type("e", "element.modifier");
+    format!(
+        "\
+SELECT json_build_object(
+  'name', json_build_object('schema', n.nspname, 'name', c.relname),
+  'kind', c.relkind,
+  'oid', c.oid::bigint,
+  'columns', (
+    SELECT coalesce(json_agg(json_build_object(
+      'name', a.attname,
+      'number', a.attnum,
+      'not_null', a.attnotnull,
+      'generated', a.attgenerated <> '',
+      'data_type', json_build_object(
+        'declared', format_type(a.atttypid, a.atttypmod),
+        'base', {base},
+        'element', CASE WHEN item.oid IS NOT NULL THEN json_build_object(
+          'base', {element_base},
+          'is_domain', element.depth > 0,
+          'is_array', EXISTS (SELECT FROM pg_type inner_item WHERE inner_item.typarray = e.oid),
+          'delimiter', item.typdelim) END
+      )) ORDER BY a.attnum), '[]')
+    FROM pg_attribute a
+    CROSS JOIN LATERAL {resolved} AS base
+    JOIN pg_type t ON t.oid = base.oid
+    LEFT JOIN pg_type item ON item.typarray = t.oid
+    LEFT JOIN LATERAL {element} AS element ON item.oid IS NOT NULL
+    LEFT JOIN pg_type e ON e.oid = element.oid
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'primary_key', coalesce((
+    SELECT {KEY_COLUMNS} FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), '[]'),
+  'unique_indexes', coalesce((
+    SELECT json_agg({KEY_COLUMNS}) FROM pg_index i
+    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+      AND i.indpred IS NULL AND i.indexprs IS NULL
+      AND NOT EXISTS (
+        SELECT FROM unnest(i.indkey) WITH ORDINALITY AS key (number, ordinality)
+        JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum = key.number
+        WHERE key.ordinality <= i.indnkeyatts AND NOT k.attnotnull)), '[]'),
+  'row_security', row_security_active(c.oid),
+  'has_children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid),
+  'in_extension', EXISTS (
+    SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN ({tables})",
+        schema = literal(schema),
+        tables = names(tables),
+    )
+}
+
+/// The names of all that can be copied from a schema, for "did you mean"; no row means that the
+/// schema itself does not exist.
+#[must_use]
+pub fn table_names(schema: &str) -> String {
+    format!(
+        "\
+SELECT c.relname
+FROM pg_namespace n
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE n.nspname = {}
+ORDER BY c.relname",
+        literal(schema)
+    )
+}
+
+/// The named relations of a schema at the destination, whatever they are: one row each.
+#[must_use]
+pub fn destination_tables(schema: &str, tables: &[&str]) -> String {
+    format!(
+        "\
+SELECT json_build_object(
+  'name', json_build_object('schema', n.nspname, 'name', c.relname),
+  'kind', c.relkind,
+  'unlogged', c.relpersistence = 'u',
+  'written', CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) > 0 ELSE false END,
+  'columns', (
+    SELECT coalesce(json_agg(json_build_object(
+      'name', a.attname,
+      'data_type', format_type(a.atttypid, a.atttypmod),
+      'not_null', a.attnotnull) ORDER BY a.attnum), '[]')
+    FROM pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'unique_indexes', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', x.relname,
+      'columns', {KEY_COLUMNS},
+      'nulls_not_distinct', coalesce((to_jsonb(i)->>'indnullsnotdistinct')::boolean, false)))
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+      AND i.indpred IS NULL AND i.indexprs IS NULL), '[]'),
+  'comment', obj_description(c.oid, 'pg_class'),
+  'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = {schema} AND c.relname IN ({tables})",
+        schema = literal(schema),
+        tables = names(tables),
+    )
+}
+
+/// Whether a schema exists and whether it holds the table of receipts: one row, two booleans.
+#[must_use]
+pub fn destination_schema(receipts: &Qualified) -> String {
+    format!(
+        "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = {schema}), \
+         EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {schema} AND c.relname = {name})",
+        schema = literal(&receipts.schema),
+        name = literal(&receipts.name),
+    )
+}
+
+/// Whether a relation's comments, one a column and one for itself, as a JSON array.
+fn comments(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(json_build_object('column', a.attname, 'text', d.description)
+      ORDER BY d.objsubid)
+    FROM pg_description d
+    LEFT JOIN pg_attribute a ON a.attrelid = d.objoid AND a.attnum = d.objsubid AND d.objsubid > 0
+    WHERE d.classoid = 'pg_class'::regclass AND d.objoid = {relation}.oid), '[]')"
+    )
+}
+
+/// A relation's grants, on itself and on its columns, as a JSON array.
+fn grants(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(json_build_object(
+      'grantee', CASE WHEN acl.grantee <> 0 THEN pg_get_userbyid(acl.grantee) END,
+      'privilege', acl.privilege_type,
+      'grantable', acl.is_grantable,
+      'column', acl.attname) ORDER BY acl.attname NULLS FIRST, acl.grantee, acl.privilege_type)
+    FROM (
+      SELECT NULL::name AS attname, (aclexplode({relation}.relacl)).*
+      UNION ALL
+      SELECT a.attname, (aclexplode(a.attacl)).*
+      FROM pg_attribute a
+      WHERE a.attrelid = {relation}.oid AND NOT a.attisdropped AND a.attacl IS NOT NULL) acl
+    WHERE acl.grantee <> {relation}.relowner), '[]')"
+    )
+}
+
+/// A relation's indexes and the constraints that stand on them, as a JSON array.
+fn indexes(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(json_build_object(
+      'name', x.relname,
+      'definition', pg_get_indexdef(x.oid),
+      'unique', i.indisunique,
+      'clustered', i.indisclustered,
+      'replica_identity', i.indisreplident,
+      'comment', obj_description(x.oid, 'pg_class'),
+      'constraint', (SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
+        WHERE k.conindid = x.oid AND k.conrelid = {relation}.oid AND k.contype IN ('p', 'u', 'x')))
+      ORDER BY x.relname)
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+    WHERE i.indrelid = {relation}.oid AND i.indisvalid), '[]')"
+    )
+}
+
+/// A relation's triggers, as a JSON array.
+fn triggers(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(json_build_object(
+      'name', g.tgname, 'definition', pg_get_triggerdef(g.oid), 'enabled', g.tgenabled)
+      ORDER BY g.tgname)
+    FROM pg_trigger g WHERE g.tgrelid = {relation}.oid AND NOT g.tgisinternal), '[]')"
+    )
+}
+
+/// What people have put on a destination table, in one JSON document: everything that would
+/// vanish with the table, or keep it from being dropped, and that can be made again.
+#[must_use]
+pub fn dependents(table: &Qualified) -> String {
+    let view_part = |text: fn(&str) -> String| text("w");
+    format!(
+        "\
+WITH RECURSIVE view_depends (oid, level) AS (
+  SELECT c.oid, 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = {schema} AND c.relname = {name}
+  UNION ALL
+  SELECT DISTINCT r.ev_class, v.level + 1
+  FROM view_depends v
+  JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid
+    AND d.classid = 'pg_rewrite'::regclass
+  JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> v.oid
+  JOIN pg_class w ON w.oid = r.ev_class AND w.relkind IN ('v', 'm'))
+SELECT json_build_object(
+  'owner', pg_get_userbyid(c.relowner),
+  'options', (
+    SELECT coalesce(json_agg(o.option), '[]') FROM (
+      SELECT unnest(c.reloptions) AS option
+      UNION ALL
+      SELECT 'toast.' || unnest(toast.reloptions) FROM pg_class toast
+      WHERE toast.oid = c.reltoastrelid) o),
+  'replica_identity', c.relreplident,
+  'comments', {comments},
+  'grants', {grants},
+  'default_grantees', coalesce((
+    SELECT json_agg(DISTINCT CASE WHEN acl.grantee <> 0 THEN pg_get_userbyid(acl.grantee) END::text)
+    FROM pg_default_acl a CROSS JOIN LATERAL aclexplode(a.defaclacl) acl
+    WHERE a.defaclobjtype = 'r' AND a.defaclnamespace IN (0, c.relnamespace)
+      AND a.defaclrole = current_user::regrole AND acl.grantee <> a.defaclrole), '[]'),
+  'indexes', {indexes},
+  'constraints', coalesce((
+    SELECT json_agg(json_build_object(
+      'table', NULL, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid))
+      ORDER BY k.conname)
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('c', 'f')), '[]'),
+  'references', coalesce((
+    SELECT json_agg(json_build_object(
+      'table', json_build_object('schema', rn.nspname, 'name', rc.relname),
+      'name', k.conname, 'definition', pg_get_constraintdef(k.oid)) ORDER BY k.conname)
+    FROM pg_constraint k
+    JOIN pg_class rc ON rc.oid = k.conrelid JOIN pg_namespace rn ON rn.oid = rc.relnamespace
+    WHERE k.confrelid = c.oid AND k.conrelid <> c.oid AND k.contype = 'f' AND k.conparentid = 0),
+    '[]'),
+  'defaults', coalesce((
+    SELECT json_agg(json_build_object(
+      'column', a.attname, 'expression', pg_get_expr(f.adbin, f.adrelid)) ORDER BY a.attnum)
+    FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+    WHERE f.adrelid = c.oid AND a.attgenerated = ''), '[]'),
+  'triggers', {triggers},
+  'row_security', c.relrowsecurity,
+  'force_row_security', c.relforcerowsecurity,
+  'policies', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', p.polname, 'permissive', p.polpermissive, 'command', p.polcmd,
+      'roles', (SELECT json_agg(CASE WHEN role.oid <> 0 THEN pg_get_userbyid(role.oid) END::text)
+        FROM unnest(p.polroles) AS role (oid)),
+      'using', pg_get_expr(p.polqual, p.polrelid),
+      'check', pg_get_expr(p.polwithcheck, p.polrelid)) ORDER BY p.polname)
+    FROM pg_policy p WHERE p.polrelid = c.oid), '[]'),
+  'statistics', coalesce((
+    SELECT json_agg(pg_get_statisticsobjdef(s.oid) ORDER BY s.stxname)
+    FROM pg_statistic_ext s WHERE s.stxrelid = c.oid), '[]'),
+  'publications', coalesce((
+    SELECT json_agg(p.pubname ORDER BY p.pubname)
+    FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+    WHERE r.prrelid = c.oid), '[]'),
+  'beyond_us', (
+    SELECT coalesce(json_agg(o.what ORDER BY o.what), '[]') FROM (
+      SELECT format('rule %I', r.rulename) AS what FROM pg_rewrite r WHERE r.ev_class = c.oid
+      UNION ALL
+      SELECT format('security label of provider %s', l.provider) FROM pg_seclabel l
+      WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid
+      UNION ALL
+      SELECT format('publication %I with a filter or a list of columns', p.pubname)
+      FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+      WHERE r.prrelid = c.oid
+        AND (to_jsonb(r)->>'prqual' IS NOT NULL OR to_jsonb(r)->>'prattrs' IS NOT NULL)
+      UNION ALL
+      SELECT format('generated column %I', a.attname) FROM pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated <> '') o),
+  'views', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', json_build_object('schema', wn.nspname, 'name', w.relname),
+      'materialized', w.relkind = 'm',
+      'populated', w.relispopulated,
+      'definition', pg_get_viewdef(w.oid),
+      'owner', pg_get_userbyid(w.relowner),
+      'options', coalesce(to_json(w.reloptions), '[]'),
+      'comments', {view_comments},
+      'grants', {view_grants},
+      'indexes', {view_indexes},
+      'triggers', {view_triggers}) ORDER BY ranked.level, wn.nspname, w.relname)
+    FROM (SELECT v.oid, max(v.level) AS level FROM view_depends v WHERE v.level > 0 GROUP BY v.oid)
+      ranked
+    JOIN pg_class w ON w.oid = ranked.oid JOIN pg_namespace wn ON wn.oid = w.relnamespace), '[]'))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = {schema} AND c.relname = {name}",
+        schema = literal(&table.schema),
+        name = literal(&table.name),
+        comments = comments("c"),
+        grants = grants("c"),
+        indexes = indexes("c"),
+        triggers = triggers("c"),
+        view_comments = view_part(comments),
+        view_grants = view_part(grants),
+        view_indexes = view_part(indexes),
+        view_triggers = view_part(triggers),
+    )
+}

@@ -1,0 +1,133 @@
+//! COPY statements for both ends, and the question for the greatest replication key.
+
+use super::{Qualified, identifier, identifiers, literal};
+
+/// How rows are written on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// PostgreSQL's text format.
+    Text,
+    /// PostgreSQL's binary format.
+    Binary,
+}
+
+/// What is read from a source table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The table.
+    pub table: Qualified,
+    /// Its columns, in the order they travel.
+    pub columns: Vec<Selected>,
+    /// The user's own condition, in SQL.
+    pub filter: Option<String>,
+    /// A condition of ours, such as the one on the replication key.
+    pub condition: Option<String>,
+}
+
+/// A column on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// The column's name.
+    pub name: String,
+    /// The type the source casts it to, where its text alone would mislead.
+    pub cast: Option<String>,
+}
+
+impl Selection {
+    /// The query that reads the rows.
+    #[must_use]
+    pub fn query(&self) -> String {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| match &column.cast {
+                Some(cast) => format!("{}::{cast}", identifier(&column.name)),
+                None => identifier(&column.name),
+            })
+            .collect();
+        format!("SELECT {} FROM {}{}", columns.join(", "), self.table, self.conditions())
+    }
+
+    fn conditions(&self) -> String {
+        // The line end keeps a comment at the end of the user's text from swallowing the bracket.
+        let filter = self.filter.as_ref().map(|filter| format!("({filter}\n)"));
+        let condition = self.condition.as_ref().map(|condition| format!("({condition})"));
+        let all: Vec<String> = filter.into_iter().chain(condition).collect();
+        if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
+    }
+
+    /// The source's half of a copy.
+    #[must_use]
+    pub fn copy_out(&self, format: Format) -> String {
+        format!("COPY ({}) TO STDOUT{}", self.query(), options(format, false))
+    }
+
+    /// Finds one set of values that several rows share although they should identify a row, if a
+    /// row read by this selection is among them. One row: the values as text, and how many.
+    #[must_use]
+    pub fn shared_key(&self, unique_columns: &[String]) -> String {
+        let keys = identifiers(unique_columns.iter().map(String::as_str));
+        let filter = self.filter.as_ref().map(|filter| format!(" WHERE ({filter}\n)"));
+        let concerns_us =
+            self.condition.as_ref().map(|condition| format!(" AND bool_or(({condition}) IS TRUE)"));
+        format!(
+            "SELECT ROW({keys})::text, count(*) FROM {}{} GROUP BY {keys} HAVING count(*) > 1{} LIMIT 1",
+            self.table,
+            filter.unwrap_or_default(),
+            concerns_us.unwrap_or_default(),
+        )
+    }
+}
+
+/// The destination's half of a copy. `frozen` rows are visible to older snapshots too, which a
+/// table made in the same transaction needs: else a reader who began before sees it empty.
+#[must_use]
+pub fn copy_in(table: &Qualified, columns: &[&str], format: Format, frozen: bool) -> String {
+    let list = if columns.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", identifiers(columns.iter().copied()))
+    };
+    format!("COPY {table}{list} FROM STDIN{}", options(format, frozen))
+}
+
+fn options(format: Format, frozen: bool) -> &'static str {
+    match (format, frozen) {
+        (Format::Text, false) => "",
+        (Format::Text, true) => " (FREEZE)",
+        (Format::Binary, false) => " (FORMAT binary)",
+        (Format::Binary, true) => " (FORMAT binary, FREEZE)",
+    }
+}
+
+/// Rows whose key is at or above a value, and rows without a key.
+#[must_use]
+pub fn from_key(column: &str, value: &str, key_type: &str) -> String {
+    let column = identifier(column);
+    format!("{column} >= {}::{key_type} OR {column} IS NULL", literal(value))
+}
+
+/// The greatest key as text, at most one row. `limit` is an SQL condition on `{key}` that keeps
+/// out what must not move a watermark.
+#[must_use]
+pub fn greatest_key(table: &Qualified, column: &str, limit: Option<&str>) -> String {
+    let key = identifier(column);
+    let condition = match limit {
+        Some(limit) => limit.replace("{key}", &key),
+        None => format!("{key} IS NOT NULL"),
+    };
+    format!("SELECT {key}::text FROM {table} WHERE {condition} ORDER BY {key} DESC LIMIT 1")
+}
+
+/// Which of two keys is the lower, as text: one row.
+#[must_use]
+pub fn lower_key(one: &str, other: &str, key_type: &str) -> String {
+    format!("SELECT least({}::{key_type}, {}::{key_type})::text", literal(one), literal(other))
+}
+
+/// Whether a table has come as far as a key: one row, one boolean.
+#[must_use]
+pub fn has_reached(table: &Qualified, column: &str, value: &str, key_type: &str) -> String {
+    let column = identifier(column);
+    format!("SELECT EXISTS (SELECT FROM {table} WHERE {column} >= {}::{key_type})", literal(value))
+}

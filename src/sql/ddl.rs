@@ -1,0 +1,95 @@
+//! Tables, indexes and columns at the destination.
+
+use super::{Qualified, identifier, identifiers, literal};
+use crate::table::Column;
+
+/// Makes a schema, if it is not there.
+#[must_use]
+pub fn create_schema(schema: &str) -> String {
+    format!("CREATE SCHEMA IF NOT EXISTS {}", identifier(schema))
+}
+
+/// Makes a table with its NOT NULLs and nothing else.
+#[must_use]
+pub fn create_table(table: &Qualified, columns: &[Column]) -> String {
+    let column = |column: &Column| {
+        let not_null = if column.not_null { " NOT NULL" } else { "" };
+        format!("\n  {} {}{not_null}", identifier(&column.name), column.data_type)
+    };
+    let columns: Vec<String> = columns.iter().map(column).collect();
+    format!("CREATE TABLE {table} ({}\n)", columns.join(","))
+}
+
+/// What makes a staging table recognisable as ours.
+pub const STAGING_COMMENT: &str = "staging table of incremental-replication; empty between syncs";
+
+/// Makes a staging table: UNLOGGED, no constraints, left alone by autovacuum, which would only
+/// get in the way of its TRUNCATE.
+#[must_use]
+pub fn create_staging(staging: &Qualified, columns: &[Column]) -> String {
+    let column = |column: &Column| format!("\n  {} {}", identifier(&column.name), column.data_type);
+    let columns: Vec<String> = columns.iter().map(column).collect();
+    format!(
+        "CREATE UNLOGGED TABLE {staging} ({}\n) WITH (autovacuum_enabled = false);\n\
+         COMMENT ON TABLE {staging} IS {}",
+        columns.join(","),
+        literal(STAGING_COMMENT)
+    )
+}
+
+/// Removes a table, if it is there. PostgreSQL refuses where something depends on it.
+#[must_use]
+pub fn drop_table(table: &Qualified) -> String {
+    format!("DROP TABLE IF EXISTS {table}")
+}
+
+/// Empties a table.
+#[must_use]
+pub fn truncate(table: &Qualified) -> String {
+    format!("TRUNCATE {table}")
+}
+
+/// Makes the unique index on the unique columns.
+#[must_use]
+pub fn create_unique_index(
+    name: &str,
+    table: &Qualified,
+    columns: &[String],
+    nulls_not_distinct: bool,
+) -> String {
+    format!(
+        "CREATE UNIQUE INDEX {} ON {table} ({}){}",
+        identifier(name),
+        identifiers(columns.iter().map(String::as_str)),
+        if nulls_not_distinct { " NULLS NOT DISTINCT" } else { "" },
+    )
+}
+
+/// Makes a plain index on the unique columns, for servers whose unique indexes cannot hold NULL
+/// equal to NULL.
+#[must_use]
+pub fn create_lookup_index(name: &str, table: &Qualified, columns: &[String]) -> String {
+    format!(
+        "CREATE INDEX {} ON {table} ({})",
+        identifier(name),
+        identifiers(columns.iter().map(String::as_str)),
+    )
+}
+
+/// Gathers statistics for the planner.
+#[must_use]
+pub fn analyze(table: &Qualified) -> String {
+    format!("ANALYZE {table}")
+}
+
+/// Lets a column hold NULL.
+#[must_use]
+pub fn drop_not_null(table: &Qualified, column: &str) -> String {
+    format!("ALTER TABLE {table} ALTER COLUMN {} DROP NOT NULL", identifier(column))
+}
+
+/// Makes a column refuse NULL.
+#[must_use]
+pub fn set_not_null(table: &Qualified, column: &str) -> String {
+    format!("ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL", identifier(column))
+}

@@ -1,0 +1,93 @@
+//! Statements about sessions, transactions and locks.
+
+use super::{Qualified, literal};
+
+/// Everything that changes how a value is written or read, and every time limit that a role or a
+/// database may have set for people and not for us. Settings a server does not know are left out.
+#[must_use]
+pub fn pin(read_only: bool) -> String {
+    let mut settings = vec![
+        ("search_path", ""),
+        ("DateStyle", "ISO, MDY"),
+        ("IntervalStyle", "postgres"),
+        ("TimeZone", "UTC"),
+        ("extra_float_digits", "3"),
+        ("bytea_output", "hex"),
+        ("lc_monetary", "C"),
+        ("client_encoding", "UTF8"),
+        ("xmloption", "content"),
+        ("standard_conforming_strings", "on"),
+        ("quote_all_identifiers", "off"),
+        ("statement_timeout", "0"),
+        ("transaction_timeout", "0"),
+        ("idle_in_transaction_session_timeout", "0"),
+        ("idle_session_timeout", "0"),
+        ("lock_timeout", LOCK_TIMEOUT),
+    ];
+    if read_only {
+        settings.push(("default_transaction_read_only", "on"));
+    }
+    let values: Vec<String> = settings
+        .iter()
+        .map(|(name, value)| format!("({}, {})", literal(name), literal(value)))
+        .collect();
+    format!(
+        "SELECT set_config(wanted.name, wanted.value, false)\n\
+         FROM (VALUES {}) AS wanted (name, value)\n\
+         WHERE EXISTS (SELECT FROM pg_catalog.pg_settings known WHERE lower(known.name) = lower(wanted.name))",
+        values.join(", ")
+    )
+}
+
+/// How long a statement waits for somebody else's lock before the table fails.
+const LOCK_TIMEOUT: &str = "60s";
+
+/// Lets the server notice within seconds that we were killed while it worked for us (14 and
+/// later; some platforms refuse it, which is no reason to fail).
+pub const NOTICE_OUR_DEATH: &str = "SET client_connection_check_interval = '5s'";
+
+/// Begins the transaction whose snapshot a table is read in. The lock keeps the table's shape
+/// from changing between the look at the catalog and the copy; being taken before the snapshot,
+/// it makes both see the same.
+#[must_use]
+pub fn begin_snapshot(lock: Option<&Qualified>) -> String {
+    let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    match lock {
+        Some(table) => format!("{begin}; LOCK TABLE {table} IN ACCESS SHARE MODE"),
+        None => begin.to_owned(),
+    }
+}
+
+/// Hands the transaction's snapshot to another session: one row, its name.
+pub const EXPORT_SNAPSHOT: &str = "SELECT pg_export_snapshot()";
+
+/// Begins a transaction that writes.
+pub const BEGIN: &str = "BEGIN";
+
+/// Ends a transaction and keeps what it did.
+pub const COMMIT: &str = "COMMIT";
+
+/// Ends a transaction and forgets what it did.
+pub const ROLLBACK: &str = "ROLLBACK";
+
+/// Takes the lock that keeps two runs from one table: one row, one boolean.
+#[must_use]
+pub fn try_lock(table: &Qualified) -> String {
+    format!("SELECT pg_try_advisory_lock({})", lock_key(table))
+}
+
+/// Gives the lock back.
+#[must_use]
+pub fn unlock(table: &Qualified) -> String {
+    format!("SELECT pg_advisory_unlock({})", lock_key(table))
+}
+
+fn lock_key(table: &Qualified) -> i64 {
+    crate::table::digest(&format!("incremental-replication/{table}")).cast_signed()
+}
+
+/// Marks the point to which a failed attempt goes back.
+pub const SAVEPOINT: &str = "SAVEPOINT attempt";
+
+/// Goes back to that point.
+pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT attempt";

@@ -1,0 +1,247 @@
+//! What is remembered from earlier syncs: the receipt in the destination, and the file in
+//! `sync-state/` that repeats it.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::db::Session;
+use crate::error::{Error, Result};
+use crate::plan::Remembered;
+use crate::receipt::{Receipt, VERSION};
+use crate::sql::{self, Qualified};
+use crate::table::{DestinationTable, RECEIPTS};
+use crate::watermark::Key;
+
+/// The folder of state files in a pipeline's directory.
+const FOLDER: &str = "sync-state";
+
+/// What was found, and what the log should say about it.
+#[derive(Debug)]
+pub struct Found {
+    /// What counts.
+    pub remembered: Remembered,
+    /// Whether the destination holds a receipt.
+    pub receipt_there: bool,
+    /// Things worth a warning.
+    pub warnings: Vec<String>,
+}
+
+/// Compares the receipt with the state file and settles what counts.
+///
+/// Fails on a version from the future: an older tool must not guess.
+pub fn remember(
+    directory: &Path,
+    table: &Qualified,
+    destination_table: Option<&DestinationTable>,
+    key: Option<&Key>,
+    destination: &mut Session,
+) -> Result<Found> {
+    let mut warnings = Vec::new();
+    let receipt = read_receipt(destination, table)?;
+    let receipt_there = receipt.is_some();
+    let file = read_file(directory, &table.name, &mut warnings)?;
+    // Without a table or a key there is nothing to continue, and no column to ask.
+    let there = destination_table.is_some();
+    let remembered = match (receipt, file, key) {
+        (Some(receipt), Some(file), Some(key)) if receipt.watermark != file.watermark => {
+            let older = older(destination, &receipt, &file, key)?;
+            warnings.push(format!(
+                "the receipt says {} and {} says {}: the older one counts",
+                said(receipt.watermark.as_deref()),
+                file_name(&table.name),
+                said(file.watermark.as_deref())
+            ));
+            Remembered::Receipt(Box::new(Receipt { watermark: older, ..receipt }))
+        }
+        (Some(receipt), _, _) => Remembered::Receipt(Box::new(receipt)),
+        (None, Some(file), Some(key)) if there => {
+            confirmed(destination, table, file, key, &mut warnings)?
+        }
+        (None, None, Some(key)) if there && predecessors_file(directory, &table.name).is_file() => {
+            predecessor(destination, table, key)?
+        }
+        _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
+    };
+    Ok(Found { remembered, receipt_there, warnings })
+}
+
+fn said(watermark: Option<&str>) -> &str {
+    watermark.unwrap_or("that there is no watermark yet")
+}
+
+fn older(
+    destination: &mut Session,
+    receipt: &Receipt,
+    file: &Receipt,
+    key: &Key,
+) -> Result<Option<String>> {
+    let (Some(one), Some(other)) = (&receipt.watermark, &file.watermark) else { return Ok(None) };
+    let question = sql::copy::lower_key(one, other, &key.sql_type);
+    destination.value("compare the receipt with the state file", &question)
+}
+
+/// A state file without a receipt counts if the destination has come as far as it says.
+fn confirmed(
+    destination: &mut Session,
+    table: &Qualified,
+    file: Receipt,
+    key: &Key,
+    warnings: &mut Vec<String>,
+) -> Result<Remembered> {
+    if let Some(watermark) = &file.watermark {
+        let question = sql::copy::has_reached(table, &key.column, watermark, &key.sql_type);
+        let reached = destination.value("compare the state file with the rows", &question)?;
+        if reached.as_deref() != Some("t") {
+            return Ok(Remembered::Nothing(format!(
+                "there is no receipt, and the destination has no row as late as {} says ({watermark})",
+                file_name(&table.name)
+            )));
+        }
+    }
+    warnings
+        .push(format!("there is no receipt at the destination: {} counts", file_name(&table.name)));
+    Ok(Remembered::Receipt(Box::new(file)))
+}
+
+fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Result<Remembered> {
+    let greatest = destination.value("read the greatest replication key", &key.greatest(table))?;
+    Ok(match greatest {
+        Some(greatest_key) => Remembered::Predecessor { greatest_key },
+        None => Remembered::Nothing(
+            "the predecessor's table holds no replication key to continue from".to_owned(),
+        ),
+    })
+}
+
+fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Option<Receipt>> {
+    let question = sql::receipt::read(&table.beside(RECEIPTS), &table.name);
+    let rows = destination.rows("read the receipt", &question)?;
+    let Some([version, receipt]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+    let place = || format!("the receipt of `{}` in `{RECEIPTS}` at the destination", table.name);
+    let version: Option<u64> = version.as_deref().and_then(|version| version.parse().ok());
+    match version {
+        Some(version) if version > u64::from(VERSION) => Err(from_the_future(&place(), version)),
+        _ => parse(receipt.as_deref().unwrap_or_default()).map(Some).map_err(|error| {
+            error
+                .within(format!("cannot read {}", place()))
+                .hint("delete that row; the table is then copied again")
+        }),
+    }
+}
+
+fn parse(text: &str) -> Result<Receipt> {
+    serde_json::from_str(text).map_err(|error| Error::table(error.to_string()))
+}
+
+fn from_the_future(place: &str, version: u64) -> Error {
+    Error::table(format!(
+        "{place} has version {version}, and this tool knows versions up to {VERSION}"
+    ))
+    .hint("use the newer incremental-replication that wrote it")
+}
+
+/// A damaged file is as good as none: the receipt says the same, and without a receipt the table
+/// is copied again.
+fn read_file(directory: &Path, table: &str, warnings: &mut Vec<String>) -> Result<Option<Receipt>> {
+    let place = file_name(table);
+    let text = match fs::read_to_string(directory.join(&place)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::InvalidData => String::new(),
+        Err(error) => {
+            return Err(Error::table(format!("cannot read `{place}`")).caused_by(&error));
+        }
+    };
+    let document: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    let version = document.as_ref().and_then(|document| document.get("version")?.as_u64());
+    if let Some(version) = version.filter(|version| *version > u64::from(VERSION)) {
+        return Err(from_the_future(&format!("`{place}`"), version));
+    }
+    match parse(&text) {
+        Ok(receipt) => Ok(Some(receipt)),
+        Err(error) => {
+            let what =
+                if text.is_empty() { "it is empty or not text".to_owned() } else { error.message };
+            warnings.push(format!("{place} is damaged and does not count: {what}"));
+            Ok(None)
+        }
+    }
+}
+
+/// Writes the file that repeats the receipt: whole or not at all, and on the disk when it returns.
+pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()> {
+    let name = file_name(table);
+    let write = || -> std::io::Result<()> {
+        let folder = directory.join(FOLDER);
+        fs::create_dir_all(&folder)?;
+        let path = directory.join(&name);
+        let temporary = path.with_extension("json.tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(&folder)?.sync_all()
+    };
+    write().map_err(|error| {
+        Error::table(format!("cannot write `{name}` in `{}`", directory.display()))
+            .caused_by(&error)
+            .hint("the rows and the receipt are in the destination; the next sync continues from them")
+    })
+}
+
+/// `sync-state/<table>.json`. Capitals and everything that a disk might fold, forbid or change is
+/// written as `%XX`, so that no two tables share a file.
+fn file_name(table: &str) -> String {
+    let mut name = format!("{FOLDER}/");
+    for byte in table.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
+            _ => name.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    name.push_str(".json");
+    name
+}
+
+/// The file the predecessor kept for a table.
+fn predecessors_file(directory: &Path, table: &str) -> PathBuf {
+    // A table's name may hold a slash, which would lead elsewhere.
+    directory.join(FOLDER).join(format!("{}.txt", table.replace('/', "_")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_tables_share_a_state_file_even_where_case_does_not_count() {
+        assert_eq!(file_name("orders"), "sync-state/orders.json");
+        assert_eq!(file_name("Orders"), "sync-state/%4frders.json");
+        assert_eq!(file_name("a/../b"), "sync-state/a%2f%2e%2e%2fb.json");
+        assert_ne!(file_name("a%2f"), file_name("a/"));
+    }
+
+    #[test]
+    fn a_damaged_state_file_is_named_and_does_not_count() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join(FOLDER)).unwrap();
+        for damage in ["", "{", "[]", "{\"version\": 1}", "\u{0}\u{1}"] {
+            fs::write(directory.path().join(FOLDER).join("t.json"), damage).unwrap();
+            let mut warnings = Vec::new();
+            assert_eq!(read_file(directory.path(), "t", &mut warnings).unwrap(), None);
+            assert!(warnings[0].starts_with("sync-state/t.json is damaged"), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_file_from_the_future_is_an_error_whatever_else_is_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join(FOLDER)).unwrap();
+        fs::write(directory.path().join(FOLDER).join("t.json"), "{\"version\": 99, \"x\": 1}")
+            .unwrap();
+        let error = read_file(directory.path(), "t", &mut Vec::new()).unwrap_err();
+        assert!(error.message.contains("version 99"), "{error}");
+    }
+}

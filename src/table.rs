@@ -1,0 +1,236 @@
+//! The shape of a table at either end, as plain data.
+
+pub mod dependent;
+
+use serde::Deserialize;
+
+use crate::sql::Qualified;
+
+/// The table in the destination that holds the receipts.
+pub const RECEIPTS: &str = "_sync_state";
+
+/// PostgreSQL cuts longer names off silently; this tool never lets it.
+pub const LONGEST_NAME_BYTES: usize = 63;
+
+/// What kind of relation it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Kind {
+    /// An ordinary table.
+    #[serde(rename = "r")]
+    Table,
+    /// A partitioned table.
+    #[serde(rename = "p")]
+    Partitioned,
+    /// A view.
+    #[serde(rename = "v")]
+    View,
+    /// A materialized view.
+    #[serde(rename = "m")]
+    MaterializedView,
+    /// A foreign table.
+    #[serde(rename = "f")]
+    ForeignTable,
+    /// A sequence, an index, a composite type.
+    #[serde(other)]
+    Other,
+}
+
+impl Kind {
+    /// With its article, for messages.
+    #[must_use]
+    pub fn described(self) -> &'static str {
+        match self {
+            Self::Table => "a table",
+            Self::Partitioned => "a partitioned table",
+            Self::View => "a view",
+            Self::MaterializedView => "a materialized view",
+            Self::ForeignTable => "a foreign table",
+            Self::Other => "not a table",
+        }
+    }
+}
+
+/// A table at the source.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct SourceTable {
+    /// Its name.
+    pub name: Qualified,
+    /// What kind of relation it is.
+    pub kind: Kind,
+    /// The relation's object identifier: a table made again under its name has another.
+    pub oid: u32,
+    /// In the order of the table, without dropped ones.
+    pub columns: Vec<SourceColumn>,
+    /// The primary key's columns in its own order, if there is one.
+    pub primary_key: Vec<String>,
+    /// The columns of each valid unique index over all rows, none of them nullable.
+    pub unique_indexes: Vec<Vec<String>>,
+    /// Whether row-level security hides rows from our role.
+    pub row_security: bool,
+    /// Whether tables inherit from it, whose rows a SELECT shows too.
+    pub has_children: bool,
+    /// Whether it belongs to an extension, whose tables pg_dump leaves out.
+    pub in_extension: bool,
+}
+
+/// A column at the source.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// Its number in the table, which no other column of the table will ever have again.
+    pub number: i16,
+    /// Whether it refuses NULL.
+    pub not_null: bool,
+    /// Whether the server computes it.
+    pub generated: bool,
+    /// Its type.
+    pub data_type: DataType,
+}
+
+/// A column's type: as declared, and what it is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct DataType {
+    /// As `format_type` prints it.
+    pub declared: String,
+    /// What remains when every domain is replaced by what it is over.
+    pub base: BaseType,
+    /// What the base type is an array of, if it is one; domains replaced as well.
+    pub element: Option<ElementType>,
+}
+
+/// A type that is not a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct BaseType {
+    /// Its object identifier; below 16384 it comes with PostgreSQL.
+    pub oid: u32,
+    /// `pg_type.typname`.
+    pub name: String,
+    /// `pg_type.typtype`: b(ase), c(omposite), e(num), r(ange), m(ultirange).
+    pub kind: char,
+    /// As `format_type` prints it, with the modifiers that apply.
+    pub formatted: String,
+}
+
+/// What an array is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ElementType {
+    /// The element's type, domains replaced.
+    pub base: BaseType,
+    /// Whether a domain was replaced.
+    pub is_domain: bool,
+    /// Whether the element is an array itself (an array of a domain over an array).
+    pub is_array: bool,
+    /// The character between elements: a comma in all but a few types.
+    pub delimiter: char,
+}
+
+impl SourceTable {
+    /// The column of that name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&SourceColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether the source itself makes sure that these columns identify a row.
+    #[must_use]
+    pub fn guarantees_unique(&self, columns: &[String]) -> bool {
+        // An index of a parent does not see the rows of its children.
+        !self.has_children
+            && self
+                .unique_indexes
+                .iter()
+                .any(|index| index.iter().all(|name| columns.contains(name)))
+    }
+}
+
+/// A relation at the destination.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct DestinationTable {
+    /// Its name.
+    pub name: Qualified,
+    /// What kind of relation it is.
+    pub kind: Kind,
+    /// Whether it is UNLOGGED.
+    pub unlogged: bool,
+    /// Whether it takes up space: false right after a TRUNCATE.
+    pub written: bool,
+    /// In the order of the table, without dropped ones.
+    pub columns: Vec<Column>,
+    /// The valid, immediate unique indexes over all rows.
+    pub unique_indexes: Vec<UniqueIndex>,
+    /// `COMMENT ON TABLE`, if any.
+    pub comment: Option<String>,
+    /// Whether another table inherits from it or it from another, partitions included.
+    pub inherits: bool,
+}
+
+/// A column that the destination has, or shall have.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// As `format_type` prints it.
+    pub data_type: String,
+    /// Whether it refuses NULL.
+    pub not_null: bool,
+}
+
+/// A unique index at the destination that `ON CONFLICT` may use.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct UniqueIndex {
+    /// Its name.
+    pub name: String,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// Whether two NULLs are equal to it.
+    pub nulls_not_distinct: bool,
+}
+
+impl UniqueIndex {
+    /// Whether it is over exactly these columns, in whatever order.
+    #[must_use]
+    pub fn covers(&self, columns: &[String]) -> bool {
+        self.columns.len() == columns.len() && columns.iter().all(|c| self.columns.contains(c))
+    }
+}
+
+/// The name of a table's staging table: `<table>_stg`.
+#[must_use]
+pub fn staging_name(table: &str) -> String {
+    suffixed(table, "_stg")
+}
+
+/// A name with a suffix. Where the whole would exceed PostgreSQL's 63 bytes, the name's end is
+/// replaced by a digest of all of it, so that two long names stay apart.
+#[must_use]
+pub fn suffixed(name: &str, suffix: &str) -> String {
+    if name.len() + suffix.len() <= LONGEST_NAME_BYTES {
+        return format!("{name}{suffix}");
+    }
+    let digest = format!("~{:08x}", digest(name) as u32);
+    let room = LONGEST_NAME_BYTES - suffix.len() - digest.len();
+    format!("{}{digest}{suffix}", &name[..name.floor_char_boundary(room)])
+}
+
+/// FNV-1a: the same on every machine and in every version, which names must be.
+#[must_use]
+pub fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_shortened_to_63_bytes_and_stays_unlike_its_neighbour() {
+        assert_eq!(staging_name("orders"), "orders_stg");
+        assert_eq!(staging_name(&"x".repeat(59)).len(), 63);
+        let (one, other) = ("é".repeat(31) + "a", "é".repeat(31) + "b");
+        assert!(staging_name(&one).len() <= 63 && staging_name(&one).ends_with("_stg"));
+        assert_ne!(staging_name(&one), staging_name(&other));
+    }
+}

@@ -1,0 +1,160 @@
+//! What people have put on a destination table: views, grants, comments, indexes and the like.
+
+use serde::Deserialize;
+
+use crate::sql::Qualified;
+
+/// Everything that would vanish with a table, or keep it from being dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Dependents {
+    /// The role that owns the table.
+    pub owner: String,
+    /// Storage parameters, each `name=value`.
+    pub options: Vec<String>,
+    /// `pg_class.relreplident`: d(efault), n(othing), f(ull), i(ndex).
+    pub replica_identity: char,
+    /// On the table and on its columns.
+    pub comments: Vec<Comment>,
+    /// On the table and on its columns; the owner's own are not listed.
+    pub grants: Vec<Grant>,
+    /// Roles (`None`: everybody) to whom new tables of ours are granted by default.
+    pub default_grantees: Vec<Option<String>>,
+    /// Our own unique index among them.
+    pub indexes: Vec<Index>,
+    /// Checks and foreign keys of the table.
+    pub constraints: Vec<Constraint>,
+    /// Foreign keys of other tables that point here.
+    pub references: Vec<Constraint>,
+    /// Column defaults.
+    pub defaults: Vec<Default>,
+    /// Triggers of the table.
+    pub triggers: Vec<Trigger>,
+    /// Whether row-level security is on.
+    pub row_security: bool,
+    /// Whether it binds the owner too.
+    pub force_row_security: bool,
+    /// Its policies.
+    pub policies: Vec<Policy>,
+    /// `CREATE STATISTICS` statements.
+    pub statistics: Vec<String>,
+    /// Publications that name the table.
+    pub publications: Vec<String>,
+    /// What this tool cannot make again, described for a message.
+    pub beyond_us: Vec<String>,
+    /// Views on the table and views on those, each after those it needs.
+    pub views: Vec<View>,
+}
+
+/// A comment on a relation, or on one of its columns.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Comment {
+    /// `None`: the relation itself.
+    pub column: Option<String>,
+    /// What it says.
+    pub text: String,
+}
+
+/// A privilege on a relation, or on one of its columns.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Grant {
+    /// `None`: everybody.
+    pub grantee: Option<String>,
+    /// `SELECT` and so on.
+    pub privilege: String,
+    /// Whether the grantee may pass it on.
+    pub grantable: bool,
+    /// `None`: the whole relation.
+    pub column: Option<String>,
+}
+
+/// An index, and the constraint that stands on it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// As `pg_get_indexdef` prints it.
+    pub definition: String,
+    /// Whether it is unique.
+    pub unique: bool,
+    /// Whether `CLUSTER` goes by it.
+    pub clustered: bool,
+    /// Whether it is the table's replica identity.
+    pub replica_identity: bool,
+    /// `COMMENT ON INDEX`.
+    pub comment: Option<String>,
+    /// The definition of the constraint of the same name.
+    pub constraint: Option<String>,
+}
+
+/// A constraint that needs no index of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Constraint {
+    /// The table that has it, where it is another than ours.
+    pub table: Option<Qualified>,
+    /// Its name.
+    pub name: String,
+    /// As `pg_get_constraintdef` prints it.
+    pub definition: String,
+}
+
+/// A column's default.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Default {
+    /// The column.
+    pub column: String,
+    /// The expression.
+    pub expression: String,
+}
+
+/// A trigger.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Trigger {
+    /// Its name.
+    pub name: String,
+    /// As `pg_get_triggerdef` prints it.
+    pub definition: String,
+    /// `pg_trigger.tgenabled`: O(rigin), D(isabled), R(eplica), A(lways).
+    pub enabled: char,
+}
+
+/// A row-level security policy.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Permissive or restrictive.
+    pub permissive: bool,
+    /// `pg_policy.polcmd`: r, a, w, d, or * for all.
+    pub command: char,
+    /// `None`: everybody.
+    pub roles: Vec<Option<String>>,
+    /// The `USING` expression.
+    pub using: Option<String>,
+    /// The `WITH CHECK` expression.
+    pub check: Option<String>,
+}
+
+/// A view, or a materialized view.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct View {
+    /// Its name.
+    pub name: Qualified,
+    /// Whether its rows are stored.
+    pub materialized: bool,
+    /// Whether a materialized view has been filled.
+    pub populated: bool,
+    /// As `pg_get_viewdef` prints it.
+    pub definition: String,
+    /// The role that owns it.
+    pub owner: String,
+    /// Its options, each `name=value`.
+    pub options: Vec<String>,
+    /// On the view and its columns.
+    pub comments: Vec<Comment>,
+    /// On the view and its columns.
+    pub grants: Vec<Grant>,
+    /// Of a materialized view.
+    pub indexes: Vec<Index>,
+    /// `INSTEAD OF` triggers.
+    pub triggers: Vec<Trigger>,
+}
