@@ -83,7 +83,8 @@ impl Merge<'_> {
                 .iter()
                 .map(|column| format!("{alias}.{}", identifier(column)))
                 .collect();
-            format!("ROW({})", columns.join(", "))
+            // Without the cast PostgreSQL would compare column by column, by other operators.
+            format!("ROW({})::record", columns.join(", "))
         };
         format!("{} OPERATOR(pg_catalog.*<>) {}", of("destination"), of(other))
     }

@@ -1,0 +1,8 @@
+//! The test suite: a table of contents.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs, unreachable_pub, dead_code)]
+
+mod support;
+
+mod initial;

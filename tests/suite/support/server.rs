@@ -1,0 +1,303 @@
+//! Real PostgreSQL servers, started for the tests and the demo and gone with them.
+//!
+//! An installed PostgreSQL is used where there is one: `PG_BIN_DIR`, then `pg_config --bindir`,
+//! then the usual folders. Otherwise one is downloaded. As root, which PostgreSQL refuses to run
+//! as, its processes run as `nobody`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use postgresql_embedded::blocking::PostgreSQL;
+use postgresql_embedded::{LATEST, Settings};
+
+/// The user that servers run as when the tests run as root.
+const NOBODY: u32 = 65534;
+
+/// The superuser of every server.
+pub const SUPERUSER: &str = "postgres";
+
+/// Its password.
+pub const PASSWORD: &str = "embedded";
+
+/// How long initdb and pg_ctl may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How often a start is tried: a free port may be taken before the server gets to it.
+const STARTS: usize = 5;
+
+/// A running server.
+pub struct Server {
+    postgresql: PostgreSQL,
+    /// The folder of initdb and pg_ctl, callable by whoever runs the tests.
+    programs: PathBuf,
+    data: PathBuf,
+}
+
+impl Server {
+    /// The port it listens on, at 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.postgresql.settings().port
+    }
+
+    /// The superuser's session with a database.
+    pub fn connect(&self, database: &str) -> postgres::Client {
+        postgres::Config::new()
+            .host("127.0.0.1")
+            .port(self.port())
+            .user(SUPERUSER)
+            .password(PASSWORD)
+            .dbname(database)
+            .notice_callback(|_| {})
+            .connect(postgres::NoTls)
+            .expect("the embedded server accepts connections")
+    }
+
+    /// Stops the server: `fast`, or `immediate` as a crash would.
+    pub fn stop(&self, mode: &str) {
+        let status = Command::new(self.programs.join("bin/pg_ctl"))
+            .args(["stop", "--wait", "--mode", mode, "--pgdata"])
+            .arg(&self.data)
+            .stdout(Stdio::null())
+            .status()
+            .expect("pg_ctl runs");
+        assert!(status.success(), "pg_ctl stop --mode {mode} ended with {status}");
+    }
+
+    /// Starts a stopped server again, on the same port.
+    pub fn start(&mut self) {
+        self.postgresql.start().expect("the server starts again");
+    }
+}
+
+/// A source and a destination, in a folder of their own that goes with them.
+pub struct Servers {
+    /// The server that is read.
+    pub source: Server,
+    /// The server that is written.
+    pub destination: Server,
+    watchdog: Watchdog,
+}
+
+impl Servers {
+    /// Starts two servers of the PostgreSQL that is found.
+    pub fn start() -> Self {
+        Self::start_with(&find_installation())
+    }
+
+    /// Starts two servers of the PostgreSQL whose programs are in `bin`.
+    pub fn start_with(bin: &Path) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("incremental-replication-")
+            .tempdir()
+            .expect("a temporary folder")
+            .keep();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("permissions");
+        let programs = programs(bin, &folder);
+        let watchdog = Watchdog::start(&folder, &programs);
+        let (source, destination) = std::thread::scope(|scope| {
+            let source = scope.spawn(|| server(&folder, &programs, "source"));
+            let destination = server(&folder, &programs, "destination");
+            (source.join().expect("the source starts"), destination)
+        });
+        Self { source, destination, watchdog }
+    }
+
+    /// Stops both servers and removes their folder. The watchdog does the same for a process that
+    /// ends without a word.
+    pub fn stop(self) {
+        self.watchdog.release();
+    }
+}
+
+/// Stops the servers and removes their folder when this process is gone, however it ended: it
+/// reads from a pipe that nobody writes to, and which the system closes.
+struct Watchdog(Child);
+
+impl Watchdog {
+    fn start(folder: &Path, programs: &Path) -> Self {
+        let script = "read -r _; cd /; for data in \"$1\"/*/data; do \
+                      \"$2/bin/pg_ctl\" stop --wait --mode immediate --pgdata \"$data\"; done; \
+                      rm -rf \"$1\"";
+        let child = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([folder, programs])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C is for the tests; the watchdog ends after them.
+            .process_group(0)
+            .spawn()
+            .expect("sh runs");
+        Self(child)
+    }
+
+    fn release(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("the watchdog ends");
+    }
+}
+
+fn server(folder: &Path, programs: &Path, name: &str) -> Server {
+    let home = folder.join(name);
+    let data = home.join("data");
+    fs::create_dir_all(&data).expect("a data folder");
+    let password_file = home.join("password");
+    fs::write(&password_file, PASSWORD).expect("a password file");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("permissions");
+    for path in [&home, &data, &password_file] {
+        give_away(path).expect("files change hands");
+    }
+    let settings = Settings {
+        releases_url: String::new(),
+        version: LATEST.clone(),
+        installation_dir: programs.to_owned(),
+        password_file,
+        data_dir: data.clone(),
+        host: "127.0.0.1".to_owned(),
+        port: 0,
+        username: SUPERUSER.to_owned(),
+        password: PASSWORD.to_owned(),
+        temporary: false,
+        timeout: Some(COMMAND_TIMEOUT),
+        configuration: configuration(),
+        trust_installation_dir: true,
+        socket_dir: Some(home),
+    };
+    let mut postgresql = PostgreSQL::new(settings.clone());
+    postgresql.setup().expect("initdb succeeds");
+    for attempt in 1.. {
+        match postgresql.start() {
+            Ok(()) => break,
+            Err(error) if attempt == STARTS => panic!("a server does not start: {error}"),
+            Err(_) => postgresql = PostgreSQL::new(settings.clone()),
+        }
+    }
+    Server { postgresql, programs: programs.to_owned(), data }
+}
+
+/// Fast rather than safe: what is tested is not whether PostgreSQL survives a power cut.
+fn configuration() -> HashMap<String, String> {
+    [
+        ("fsync", "off"),
+        ("full_page_writes", "off"),
+        ("max_connections", "200"),
+        ("max_prepared_transactions", "50"),
+        ("shared_buffers", "64MB"),
+        ("lc_messages", "C"),
+        ("logging_collector", "off"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// The folder that holds PostgreSQL's programs.
+pub fn find_installation() -> PathBuf {
+    if let Some(bin) = std::env::var_os("PG_BIN_DIR").map(PathBuf::from) {
+        assert!(
+            bin.join("initdb").is_file(),
+            "PG_BIN_DIR is `{}`, which holds no initdb",
+            bin.display()
+        );
+        return bin;
+    }
+    let configured = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output();
+    let configured = configured.ok().filter(|output| output.status.success());
+    let configured = configured
+        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
+    let whole =
+        |bin: &PathBuf| ["initdb", "pg_ctl", "postgres"].iter().all(|p| bin.join(p).is_file());
+    configured.into_iter().chain(usual_folders()).find(whole).unwrap_or_else(download)
+}
+
+/// Where packages put PostgreSQL, the newest first.
+fn usual_folders() -> Vec<PathBuf> {
+    let parents = [
+        ("/usr/lib/postgresql", ""),
+        ("/usr", "pgsql-"),
+        ("/opt/homebrew/opt", "postgresql@"),
+        ("/usr/local/opt", "postgresql@"),
+        ("/Applications/Postgres.app/Contents/Versions", ""),
+    ];
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for (parent, prefix) in parents {
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let version = name.strip_prefix(prefix).and_then(|version| version.parse().ok());
+            found.extend(version.map(|version| (version, entry.path().join("bin"))));
+        }
+    }
+    found.sort();
+    found.into_iter().rev().map(|(_, bin)| bin).collect()
+}
+
+/// Downloads PostgreSQL once; later runs find it.
+fn download() -> PathBuf {
+    let base = if is_root() {
+        // Nobody must be able to read it, which root's own folder does not allow.
+        PathBuf::from("/var/tmp/incremental-replication-postgresql")
+    } else {
+        std::env::home_dir().expect("a home folder").join(".theseus/postgresql")
+    };
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let settings = Settings {
+        releases_url: "https://github.com/theseus-rs/postgresql-binaries".to_owned(),
+        version: LATEST.clone(),
+        installation_dir: base,
+        password_file: scratch.path().join("password"),
+        data_dir: scratch.path().join("data"),
+        host: "127.0.0.1".to_owned(),
+        port: 0,
+        username: SUPERUSER.to_owned(),
+        password: PASSWORD.to_owned(),
+        temporary: true,
+        timeout: Some(COMMAND_TIMEOUT),
+        configuration: HashMap::new(),
+        trust_installation_dir: false,
+        socket_dir: None,
+    };
+    let mut postgresql = PostgreSQL::new(settings);
+    let outcome = postgresql.setup();
+    let bin = postgresql.settings().binary_dir();
+    // As root the download succeeds and the initdb that follows it does not, which is no harm.
+    assert!(
+        bin.join("initdb").is_file(),
+        "there is no PostgreSQL on this machine, and none could be downloaded: {outcome:?}\n\
+         install PostgreSQL, or name the folder of its programs in PG_BIN_DIR"
+    );
+    bin
+}
+
+fn is_root() -> bool {
+    // /proc/self is not everywhere; a file of one's own is.
+    tempfile::tempfile().and_then(|file| file.metadata()).is_ok_and(|file| file.uid() == 0)
+}
+
+fn give_away(path: &Path) -> io::Result<()> {
+    if is_root() { chown(path, Some(NOBODY), Some(NOBODY)) } else { Ok(()) }
+}
+
+/// A folder whose `bin` starts PostgreSQL's programs as somebody PostgreSQL accepts.
+fn programs(bin: &Path, folder: &Path) -> PathBuf {
+    if !is_root() {
+        return bin.parent().expect("programs are in a folder").to_owned();
+    }
+    let wrappers = folder.join("programs");
+    fs::create_dir_all(wrappers.join("bin")).expect("a folder");
+    for program in ["initdb", "pg_ctl"] {
+        let wrapper = wrappers.join("bin").join(program);
+        let real = bin.join(program);
+        let script = format!(
+            "#!/bin/sh\ncd /\nexec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups '{}' \"$@\"\n",
+            real.display()
+        );
+        fs::write(&wrapper, script).expect("a wrapper");
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("permissions");
+    }
+    wrappers
+}
