@@ -80,8 +80,9 @@ impl Application<'_> {
         copy::transfer(
             |outgoing| match &load.from {
                 Reading::Copy(query) => copy::read_query(source, query, outgoing),
-                Reading::PgDump { table, columns } => {
-                    pg_dump::read(endpoint, &interrupt, &snapshot, (table, columns), outgoing)
+                Reading::PgDump { table, columns, without } => {
+                    let wanted = pg_dump::Wanted { snapshot: &snapshot, table, columns, without };
+                    pg_dump::read(endpoint, &interrupt, wanted, outgoing)
                 }
             },
             |incoming| {

@@ -112,9 +112,8 @@ pub fn transfer<T>(
             reader.join().unwrap_or_else(|_| Err(Error::bug("the reader of the rows panicked")));
         match (read, written) {
             (Ok(()), written) => written,
-            (Err(reader), Ok(_)) => Err(reader),
             (Err(reader), Err(writer)) if reader == writer_gone() => Err(writer),
-            (Err(reader), Err(_)) => Err(reader),
+            (Err(reader), _) => Err(reader),
         }
     })
 }

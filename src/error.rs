@@ -66,6 +66,7 @@ impl Error {
     }
 
     /// A signal ended the work.
+    #[must_use]
     pub fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted")
     }

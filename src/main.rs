@@ -16,7 +16,8 @@ use incremental_replication::sync::{self, Request};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let log = cli.log();
-    std::panic::set_hook(Box::new(move |panic| log.error(&Error::bug(panic.to_string()))));
+    let last_words = log.clone();
+    std::panic::set_hook(Box::new(move |panic| last_words.error(&Error::bug(panic.to_string()))));
     match std::panic::catch_unwind(|| run(cli, &log)) {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {

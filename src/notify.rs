@@ -21,10 +21,7 @@ pub fn post(url: &Secret, body: &Value) -> Result<(), String> {
     let agent = agent();
     let mut pauses = PAUSES.into_iter();
     loop {
-        let failure = match agent.post(url.reveal()).send_json(body) {
-            Ok(_) => return Ok(()),
-            Err(failure) => failure,
-        };
+        let Err(failure) = agent.post(url.reveal()).send_json(body) else { return Ok(()) };
         match pauses.next().filter(|_| may_pass(&failure)) {
             Some(pause) => std::thread::sleep(pause),
             None => return Err(described(&failure)),

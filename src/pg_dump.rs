@@ -44,16 +44,28 @@ fn major_version(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Reads the rows of `table`, whose columns must be these.
+/// What pg_dump is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The exported snapshot's name.
+    pub snapshot: &'a str,
+    /// The table.
+    pub table: &'a Qualified,
+    /// Its columns, which the dump must have in this order.
+    pub columns: &'a [String],
+    /// Sequences of the table that are to be left out.
+    pub without: &'a [Qualified],
+}
+
+/// Reads the rows of a table.
 pub fn read(
     source: &Endpoint,
     interrupt: &Interrupt,
-    snapshot: &str,
-    (table, columns): (&Qualified, &[String]),
+    wanted: Wanted,
     outgoing: &mut Outgoing,
 ) -> Result<()> {
-    let mut dump = Dump::start(source, interrupt, snapshot, table)?;
-    let mut script = script::Script::new(table, columns);
+    let mut dump = Dump::start(source, interrupt, wanted)?;
+    let mut script = script::Script::new(wanted.table, wanted.columns);
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let length = dump
@@ -78,15 +90,10 @@ struct Dump {
 }
 
 impl Dump {
-    fn start(
-        source: &Endpoint,
-        interrupt: &Interrupt,
-        snapshot: &str,
-        table: &Qualified,
-    ) -> Result<Self> {
+    fn start(source: &Endpoint, interrupt: &Interrupt, wanted: Wanted) -> Result<Self> {
         interrupt.check()?;
         let bug = || Error::bug("pg_dump has no output");
-        let mut child = command(source, snapshot, table)
+        let mut child = command(source, wanted)
             .spawn()
             .map_err(|error| Error::table("cannot run pg_dump").caused_by(&error))?;
         let stdout = child.stdout.take().ok_or_else(bug)?;
@@ -148,7 +155,7 @@ fn complaints(mut stderr: ChildStderr) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-fn command(source: &Endpoint, snapshot: &str, table: &Qualified) -> Command {
+fn command(source: &Endpoint, wanted: Wanted) -> Command {
     let mut command = Command::new(PROGRAM);
     // Nothing of the user's own PG* variables may change what is dumped or from where.
     for (name, _) in std::env::vars_os() {
@@ -156,10 +163,13 @@ fn command(source: &Endpoint, snapshot: &str, table: &Qualified) -> Command {
             command.env_remove(name);
         }
     }
+    let without =
+        wanted.without.iter().map(|name| format!("--exclude-table-data={}", pattern(name)));
     command
         .args(["--data-only", "--format=plain", "--encoding=UTF8", "--no-password"])
-        .args(["--lock-wait-timeout=60s", "--snapshot", snapshot, "--table"])
-        .arg(pattern(table))
+        .args(["--lock-wait-timeout=60s", "--snapshot", wanted.snapshot, "--table"])
+        .arg(pattern(wanted.table))
+        .args(without)
         .env("PGHOST", &source.host)
         .env("PGPORT", source.port.to_string())
         .env("PGUSER", &source.user)

@@ -64,7 +64,7 @@ impl Level {
 }
 
 /// Writes log lines to stdout and errors to stderr.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     /// How lines look.
     pub format: LogFormat,
@@ -274,16 +274,13 @@ impl Report {
     #[must_use]
     pub fn sentence(&self) -> String {
         let status = self.status();
-        let mut sentence = format!("Pipeline {} {status}.", self.pipeline);
+        let begin = format!("Pipeline {} {status}.", self.pipeline);
         if let Some(failure) = &self.failure {
-            sentence.push_str(&format!(" {}", one_line(failure)));
-            return sentence;
+            return format!("{begin} {}", one_line(failure));
         }
-        sentence.push_str(&format!(" Summary: {}", self.tables.len()));
-        for table in &self.tables {
-            sentence.push_str(&format!(" || {}-{}", table.name, outcome(table)));
-        }
-        sentence
+        let of = |table: &TableReport| format!(" || {}-{}", table.name, outcome(table));
+        let tables: String = self.tables.iter().map(of).collect();
+        format!("{begin} Summary: {}{tables}", self.tables.len())
     }
 
     fn status(&self) -> &'static str {

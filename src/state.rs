@@ -194,15 +194,11 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
 /// `sync-state/<table>.json`. Capitals and everything that a disk might fold, forbid or change is
 /// written as `%XX`, so that no two tables share a file.
 fn file_name(table: &str) -> String {
-    let mut name = format!("{FOLDER}/");
-    for byte in table.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
-            _ => name.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    name.push_str(".json");
-    name
+    let safe = |byte| match byte {
+        b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
+        _ => format!("%{byte:02x}"),
+    };
+    format!("{FOLDER}/{}.json", table.bytes().map(safe).collect::<String>())
 }
 
 /// The file the predecessor kept for a table.

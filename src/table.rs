@@ -71,6 +71,8 @@ pub struct SourceTable {
     pub has_children: bool,
     /// Whether it belongs to an extension, whose tables pg_dump leaves out.
     pub in_extension: bool,
+    /// The sequences of its serial and identity columns.
+    pub sequences: Vec<Qualified>,
 }
 
 /// A column at the source.
@@ -208,7 +210,7 @@ pub fn suffixed(name: &str, suffix: &str) -> String {
     if name.len() + suffix.len() <= LONGEST_NAME_BYTES {
         return format!("{name}{suffix}");
     }
-    let digest = format!("~{:08x}", digest(name) as u32);
+    let digest = format!("~{:016x}", digest(name));
     let room = LONGEST_NAME_BYTES - suffix.len() - digest.len();
     format!("{}{digest}{suffix}", &name[..name.floor_char_boundary(room)])
 }

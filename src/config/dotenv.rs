@@ -7,13 +7,13 @@ use std::path::Path;
 /// Reads a file that may be absent: everything may come from the environment.
 pub(super) fn read(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
     match std::fs::read(path) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => parse(&text, mistakes),
-            Err(_) => {
-                mistakes.push(format!("`{}` is not UTF-8 text", path.display()));
-                BTreeMap::new()
+        Ok(bytes) => {
+            if let Ok(text) = String::from_utf8(bytes) {
+                return parse(&text, mistakes);
             }
-        },
+            mistakes.push(format!("`{}` is not UTF-8 text", path.display()));
+            BTreeMap::new()
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
         Err(error) => {
             mistakes.push(format!("cannot read `{}`: {error}", path.display()));

@@ -126,7 +126,7 @@ impl ColumnChoice {
     }
 }
 
-fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
     names.iter().find(|(_, one)| *one == value).map_or("", |(name, _)| name)
 }
 

@@ -68,7 +68,8 @@ fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load
     };
     if rule.initial == InitialPath::PgDump && obstacle.is_none() {
         let columns = names.iter().map(|&name| name.to_owned()).collect();
-        let from = Reading::PgDump { table: source.name.clone(), columns };
+        let (table, without) = (source.name.clone(), source.sequences.clone());
+        let from = Reading::PgDump { table, columns, without };
         let into = copy_in(new, &names, Format::Text, true);
         return (Load { from, into, format: Format::Text }, None);
     }
@@ -125,17 +126,14 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         steps.push(keeping(situation, statement));
     }
     steps.push(Step::destination("analyze the new table", ddl::analyze(new)));
-    match first.dependents {
-        Some(dependents) => {
-            let columns = shape.names();
-            for statement in swap::replace(table, new, dependents, &kept, &columns, first.user) {
-                steps.push(keeping(situation, statement));
-            }
+    if let Some(dependents) = first.dependents {
+        let columns = shape.names();
+        for statement in swap::replace(table, new, dependents, &kept, &columns, first.user) {
+            steps.push(keeping(situation, statement));
         }
-        None => {
-            let name = format!("give the new table the name `{}`", table.plain());
-            steps.push(Step::destination(&name, swap::rename(table, new)));
-        }
+    } else {
+        let name = format!("give the new table the name `{}`", table.plain());
+        steps.push(Step::destination(&name, swap::rename(table, new)));
     }
     if has_own {
         let rename = format!(

@@ -96,7 +96,14 @@ SELECT json_build_object(
   'has_children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid),
   'in_extension', EXISTS (
     SELECT FROM pg_depend d
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
+  'sequences', (
+    SELECT coalesce(json_agg(json_build_object('schema', sn.nspname, 'name', s.relname)), '[]')
+    FROM pg_depend d
+    JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_namespace sn ON sn.oid = s.relnamespace
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+      AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN ({tables})",
         schema = literal(schema),
@@ -222,6 +229,7 @@ fn triggers(relation: &str) -> String {
     )
 }
 
+#[expect(clippy::too_many_lines, reason = "one statement")]
 /// What people have put on a destination table, in one JSON document: everything that would
 /// vanish with the table, or keep it from being dropped, and that can be made again.
 #[must_use]

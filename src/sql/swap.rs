@@ -165,7 +165,10 @@ impl Script {
     ) {
         let about = format!("grants on `{}`", relation.plain());
         for grantee in default_grantees {
-            self.add(format!("REVOKE ALL ON {kind} {relation} FROM {}", role(grantee)), &about);
+            self.add(
+                format!("REVOKE ALL ON {kind} {relation} FROM {}", role(grantee.as_deref())),
+                &about,
+            );
         }
         for grant in grants {
             let column = match grant.column.as_deref() {
@@ -178,7 +181,7 @@ impl Script {
                 None => String::new(),
             };
             let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
-            let grantee = role(&grant.grantee);
+            let grantee = role(grant.grantee.as_deref());
             let privilege = &grant.privilege;
             self.add(
                 format!("GRANT {privilege}{column} ON TABLE {relation} TO {grantee}{option}"),
@@ -306,8 +309,8 @@ fn about(constraint: &Constraint) -> String {
     format!("constraint `{}`{}", constraint.name, on.unwrap_or_default())
 }
 
-fn role(name: &Option<String>) -> String {
-    name.as_deref().map_or_else(|| "PUBLIC".to_owned(), identifier)
+fn role(name: Option<&str>) -> String {
+    name.map_or_else(|| "PUBLIC".to_owned(), identifier)
 }
 
 fn options(options: &[String]) -> String {
@@ -327,18 +330,17 @@ fn create_policy(table: &Qualified, policy: &Policy) -> String {
         'd' => "DELETE",
         _ => "ALL",
     };
-    let roles = policy.roles.iter().map(role).collect::<Vec<_>>().join(", ");
-    let mut sql = format!(
-        "CREATE POLICY {} ON {table} AS {kind} FOR {command} TO {roles}",
-        identifier(&policy.name)
-    );
-    if let Some(using) = &policy.using {
-        sql.push_str(&format!(" USING ({using})"));
-    }
-    if let Some(check) = &policy.check {
-        sql.push_str(&format!(" WITH CHECK ({check})"));
-    }
-    sql
+    let roles =
+        policy.roles.iter().map(|name| role(name.as_deref())).collect::<Vec<_>>().join(", ");
+    let clause = |word: &str, expression: &Option<String>| {
+        expression.as_ref().map_or_else(String::new, |text| format!(" {word} ({text})"))
+    };
+    format!(
+        "CREATE POLICY {} ON {table} AS {kind} FOR {command} TO {roles}{}{}",
+        identifier(&policy.name),
+        clause("USING", &policy.using),
+        clause("WITH CHECK", &policy.check),
+    )
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ fn a_table_is_copied_and_then_kept_in_step() {
     let mut case = Case::new(
         "CREATE TABLE orders (id int PRIMARY KEY, note text, updated_at timestamptz NOT NULL DEFAULT now());
          INSERT INTO orders SELECT n, 'note ' || n FROM generate_series(1, 1000) n",
-        json!([by("orders", "updated_at")]),
+        &json!([by("orders", "updated_at")]),
     );
     let run = case.sync();
     run.says("initial sync: there is no such table at the destination");

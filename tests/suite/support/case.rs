@@ -59,12 +59,12 @@ pub struct Run {
 
 impl Case {
     /// Two empty databases whose source runs `setup`, and a pipeline that copies these tables.
-    pub fn new(setup: &str, tables: Value) -> Self {
+    pub fn new(setup: &str, tables: &Value) -> Self {
         Self::on(servers(), setup, tables)
     }
 
     /// The same on servers of one's own, which may be stopped.
-    pub fn on(servers: &'static Servers, setup: &str, tables: Value) -> Self {
+    pub fn on(servers: &'static Servers, setup: &str, tables: &Value) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let database = format!("case_{number}");
@@ -88,7 +88,7 @@ impl Case {
         let case =
             Self { source, destination, directory, database, servers, environment: Vec::new() };
         case.write_env("");
-        case.write_tables(&tables);
+        case.write_tables(tables);
         case
     }
 

@@ -26,7 +26,7 @@ pub const SUPERUSER: &str = "postgres";
 pub const PASSWORD: &str = "embedded";
 
 /// How long initdb and pg_ctl may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How often a start is tried: a free port may be taken before the server gets to it.
 const STARTS: usize = 5;
