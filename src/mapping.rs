@@ -1,6 +1,6 @@
 //! Which type a column has at the destination, and how its values travel.
 
-use crate::table::DataType;
+use crate::table::{BaseType, DataType};
 
 /// The first object identifier that does not belong to PostgreSQL itself (`FirstNormalObjectId`).
 pub const FIRST_USER_OID: u32 = 16384;
@@ -33,56 +33,131 @@ pub enum Transfer {
 /// (`server_version_num`).
 #[must_use]
 pub fn map(source: &DataType, destination_version: u32) -> Mapped {
-    let kept = |data_type: &str, transfer| Mapped { data_type: data_type.to_owned(), transfer };
+    let becomes = |data_type: &str, transfer| Mapped { data_type: data_type.to_owned(), transfer };
     let Some(element) = &source.element else {
-        return match portability(
-            source.base.oid,
-            &source.base.name,
-            source.base.kind,
-            destination_version,
-        ) {
-            Portability::Same => kept(&source.base.formatted, Transfer::Binary),
-            Portability::Label => kept("text", Transfer::Binary),
-            Portability::Foreign => kept("text", Transfer::Text),
+        return match portability(&source.base, destination_version) {
+            Portability::Binary => becomes(&source.base.formatted, Transfer::Binary),
+            Portability::Text => becomes(&source.base.formatted, Transfer::Text),
+            Portability::Label => becomes("text", Transfer::Binary),
+            Portability::Foreign => becomes("text", Transfer::Text),
         };
     };
-    let base = &element.base;
-    let same =
-        portability(base.oid, &base.name, base.kind, destination_version) == Portability::Same;
-    match (same && !element.is_array, element.is_domain) {
-        (true, false) => kept(&source.base.formatted, Transfer::Binary),
-        // The binary form of an array names its element type, here a domain the destination lacks.
-        (true, true) => kept(&format!("{}[]", base.formatted), Transfer::Text),
-        (false, _) if element.delimiter == ',' => kept("text[]", Transfer::Text),
-        (false, _) => kept("text[]", Transfer::Cast),
+    let portability = match element.is_array {
+        true => Portability::Foreign,
+        false => portability(&element.base, destination_version),
+    };
+    match portability {
+        // The binary form of an array names its element type: a domain, which the destination lacks.
+        Portability::Binary | Portability::Text if element.is_domain => {
+            becomes(&format!("{}[]", element.base.formatted), Transfer::Text)
+        }
+        Portability::Binary => becomes(&source.base.formatted, Transfer::Binary),
+        Portability::Text => becomes(&source.base.formatted, Transfer::Text),
+        _ if element.delimiter == ',' => becomes("text[]", Transfer::Text),
+        _ => becomes("text[]", Transfer::Cast),
     }
 }
 
-#[derive(PartialEq, Eq)]
+/// What another server makes of a type that is neither a domain nor an array.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Portability {
+    /// The destination has the same type, and its binary form is always accepted.
+    Binary,
     /// The destination has the same type.
-    Same,
+    Text,
     /// An enum: its text and its binary form are both the label.
     Label,
     /// Only its text means something elsewhere.
     Foreign,
 }
 
-fn portability(oid: u32, name: &str, kind: char, destination_version: u32) -> Portability {
-    match kind {
+fn portability(base: &BaseType, destination_version: u32) -> Portability {
+    let built_in = base.oid < FIRST_USER_OID;
+    match base.kind {
         'e' => Portability::Label,
-        'b' | 'r' if oid < FIRST_USER_OID && !means_something_only_inside(name) => {
-            Portability::Same
-        }
-        'm' if oid < FIRST_USER_OID && destination_version >= MULTIRANGE_VERSION => {
-            Portability::Same
-        }
+        'b' if built_in && BINARY_TYPES.contains(&base.name.as_str()) => Portability::Binary,
+        'b' if built_in && !means_something_only_inside(&base.name) => Portability::Text,
+        'r' if built_in => Portability::Binary,
+        'm' if built_in && destination_version >= MULTIRANGE_VERSION => Portability::Binary,
         _ => Portability::Foreign,
     }
 }
 
+/// The types whose binary form every server accepts whatever the value. Not all are among them:
+/// an empty tsquery, for one, can be sent and not received.
+const BINARY_TYPES: [&str; 32] = [
+    "bit",
+    "bool",
+    "bpchar",
+    "bytea",
+    "char",
+    "cidr",
+    "date",
+    "float4",
+    "float8",
+    "inet",
+    "int2",
+    "int4",
+    "int8",
+    "interval",
+    "json",
+    "jsonb",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "numeric",
+    "oid",
+    "point",
+    "text",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "timetz",
+    "tsvector",
+    "uuid",
+    "varbit",
+    "varchar",
+];
+
 /// Types whose values point into the catalog or the log of the server they come from.
 fn means_something_only_inside(name: &str) -> bool {
-    let name = name.strip_prefix('_').unwrap_or(name);
     name.starts_with("reg") || name.starts_with("pg_") || name == "aclitem"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::ElementType;
+
+    fn base(oid: u32, name: &str, kind: char) -> BaseType {
+        BaseType { oid, name: name.to_owned(), kind, formatted: name.to_owned() }
+    }
+
+    #[test]
+    fn a_multirange_becomes_text_where_the_destination_is_older_than_14() {
+        let data_type = DataType {
+            declared: "int4multirange".to_owned(),
+            base: base(4451, "int4multirange", 'm'),
+            element: None,
+        };
+        assert_eq!(map(&data_type, 14_00_00).data_type, "int4multirange");
+        assert_eq!(map(&data_type, 13_00_21).data_type, "text");
+    }
+
+    #[test]
+    fn an_array_that_is_not_separated_by_commas_is_cast_by_the_source() {
+        let data_type = DataType {
+            declared: "geometry[]".to_owned(),
+            base: base(20_001, "_geometry", 'b'),
+            element: Some(ElementType {
+                base: base(20_000, "geometry", 'b'),
+                is_domain: false,
+                is_array: false,
+                delimiter: ':',
+            }),
+        };
+        let mapped = map(&data_type, 15_00_00);
+        assert_eq!((mapped.data_type.as_str(), mapped.transfer), ("text[]", Transfer::Cast));
+    }
 }

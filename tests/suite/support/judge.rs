@@ -19,7 +19,8 @@ pub fn rows(client: &mut Client, table: &str) -> Vec<String> {
             .map(|column| {
                 let quoted = format!("\"{}\"", column.replace('"', "\"\""));
                 // format() prints what the type's output function prints, which a cast need not.
-                format!("CASE WHEN {quoted} IS NULL THEN NULL ELSE format('%s', {quoted}) END")
+                // So is num_nulls: a composite of nothing but NULLs IS NULL, yet is a value.
+                format!("CASE num_nulls({quoted}) WHEN 0 THEN format('%s', {quoted}) END")
             })
             .collect();
         format!("ROW({})::text", texts.join(", "))
