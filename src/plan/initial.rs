@@ -1,6 +1,6 @@
 //! The first copy: load a new table, then let it take the old one's name.
 
-use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
+use super::{Load, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, InitialPath, Rule};
 use crate::error::{Error, Result};
 use crate::receipt;
@@ -201,10 +201,18 @@ pub(super) fn write_receipt(situation: &Situation) -> Step {
 
 fn keeping(situation: &Situation, statement: swap::Statement) -> Step {
     let table = situation.table.plain();
-    Step::destination(&format!("keep {} with a new copy of `{table}`", statement.object), statement.sql)
+    match statement.object {
+        Some(object) => Step::destination(
+            &format!("keep {object} with a new copy of `{table}`"),
+            statement.sql,
+        )
         .hint(format!(
-            "`{table}` is as it was; drop the {}, or change it so that it fits the new table, and sync again",
-            statement.object
-        ))
-        .result(Outcome::Done)
+            "`{table}` is as it was; drop the {object}, or change it so that it fits the new \
+             table, and sync again"
+        )),
+        None => Step::destination(&format!("replace `{table}` by its new copy"), statement.sql)
+            .hint(format!(
+                "`{table}` is as it was; drop what depends on it, and make it again after the sync"
+            )),
+    }
 }

@@ -111,12 +111,15 @@ pub fn from_key(column: &str, value: &str, key_type: &str) -> String {
 /// out what must not move a watermark.
 #[must_use]
 pub fn greatest_key(table: &Qualified, column: &str, limit: Option<&str>) -> String {
-    let key = identifier(column);
+    // Unqualified, ORDER BY would mean the text in the list of results.
+    let key = format!("source.{}", identifier(column));
     let condition = match limit {
         Some(limit) => limit.replace("{key}", &key),
         None => format!("{key} IS NOT NULL"),
     };
-    format!("SELECT {key}::text FROM {table} WHERE {condition} ORDER BY {key} DESC LIMIT 1")
+    format!(
+        "SELECT {key}::text FROM {table} AS source WHERE {condition} ORDER BY {key} DESC LIMIT 1"
+    )
 }
 
 /// Which of two keys is the lower, as text: one row.

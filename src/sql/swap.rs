@@ -14,8 +14,8 @@ use crate::table::dependent::{
 pub struct Statement {
     /// What to run at the destination.
     pub sql: String,
-    /// Such as `` view `public.totals` ``.
-    pub object: String,
+    /// Such as `` view `public.totals` ``; `None` for the table itself.
+    pub object: Option<String>,
 }
 
 /// Statements that make the old table's indexes on the new one, under names of their own: the
@@ -35,7 +35,7 @@ fn build(new: &Qualified, number: usize, index: &Index) -> Statement {
             method_and_columns(&index.definition)
         ),
     };
-    Statement { sql, object: format!("index `{}`", index.name) }
+    Statement { sql, object: Some(format!("index `{}`", index.name)) }
 }
 
 fn interim(new: &Qualified, number: usize) -> String {
@@ -77,9 +77,8 @@ pub fn replace(
 ) -> Vec<Statement> {
     let mut script = Script::default();
     script.clear_the_way(table, dependents);
-    let about = format!("table `{}`", table.plain());
-    script.add(format!("DROP TABLE {table}"), &about);
-    script.add(rename(table, new), &about);
+    script.table(format!("DROP TABLE {table}"));
+    script.table(rename(table, new));
     script.indexes(table, new, kept);
     script.settings(table, dependents, user);
     script.access("TABLE", table, &dependents.grants, &dependents.default_grantees, columns);
@@ -102,7 +101,11 @@ struct Script(Vec<Statement>);
 
 impl Script {
     fn add(&mut self, sql: String, object: &str) {
-        self.0.push(Statement { sql, object: object.to_owned() });
+        self.0.push(Statement { sql, object: Some(object.to_owned()) });
+    }
+
+    fn table(&mut self, sql: String) {
+        self.0.push(Statement { sql, object: None });
     }
 
     fn clear_the_way(&mut self, table: &Qualified, dependents: &Dependents) {
@@ -137,19 +140,18 @@ impl Script {
     }
 
     fn settings(&mut self, table: &Qualified, dependents: &Dependents, user: &str) {
-        let about = format!("table `{}`", table.plain());
         if !dependents.options.is_empty() {
             let options = options(&dependents.options);
-            self.add(format!("ALTER TABLE {table} SET ({options})"), &about);
+            self.table(format!("ALTER TABLE {table} SET ({options})"));
         }
         match dependents.replica_identity {
-            'f' => self.add(format!("ALTER TABLE {table} REPLICA IDENTITY FULL"), &about),
-            'n' => self.add(format!("ALTER TABLE {table} REPLICA IDENTITY NOTHING"), &about),
+            'f' => self.table(format!("ALTER TABLE {table} REPLICA IDENTITY FULL")),
+            'n' => self.table(format!("ALTER TABLE {table} REPLICA IDENTITY NOTHING")),
             _ => {}
         }
         if dependents.owner != user {
             let owner = identifier(&dependents.owner);
-            self.add(format!("ALTER TABLE {table} OWNER TO {owner}"), &about);
+            self.table(format!("ALTER TABLE {table} OWNER TO {owner}"));
         }
     }
 
@@ -235,12 +237,11 @@ impl Script {
             let about = format!("policy `{}`", policy.name);
             self.add(create_policy(table, policy), &about);
         }
-        let about = format!("table `{}`", table.plain());
         if dependents.row_security {
-            self.add(format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"), &about);
+            self.table(format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"));
         }
         if dependents.force_row_security {
-            self.add(format!("ALTER TABLE {table} FORCE ROW LEVEL SECURITY"), &about);
+            self.table(format!("ALTER TABLE {table} FORCE ROW LEVEL SECURITY"));
         }
         for statistics in &dependents.statistics {
             self.add(statistics.clone(), "extended statistics");

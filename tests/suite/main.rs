@@ -5,5 +5,8 @@
 
 mod support;
 
+mod incremental;
 mod initial;
+mod state;
+mod swap;
 mod types;

@@ -1,6 +1,7 @@
 //! The servers, the pipelines and the judge that all tests share.
 
 pub mod case;
+pub mod http;
 pub mod judge;
 pub mod server;
 

@@ -1,0 +1,292 @@
+//! What changed, and nothing else, is merged.
+
+use serde_json::json;
+
+use crate::support::case::{Case, by};
+use crate::support::snapshot;
+
+const ORDERS: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, note text, updated_at timestamptz);
+    INSERT INTO orders SELECT n, 'note', '2024-01-01 00:00:00.123456+00' FROM generate_series(1, 10) n;";
+
+fn orders() -> Case {
+    let case = Case::new(ORDERS, &json!([by("orders", "updated_at")]));
+    case.sync();
+    case
+}
+
+#[test]
+fn rows_that_share_the_last_key_are_not_lost() {
+    let mut case = orders();
+    case.at_source("INSERT INTO orders VALUES (11, 'a tie', '2024-01-01 00:00:00.123456+00')");
+    case.sync().says("incremental sync done: 1 row ");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn rows_without_a_key_are_not_lost() {
+    let mut case = orders();
+    case.at_source("INSERT INTO orders VALUES (11, 'no key', NULL), (12, 'no key', NULL)");
+    case.sync().says("incremental sync done: 2 rows");
+    case.at_source("UPDATE orders SET note = 'changed' WHERE id = 12");
+    case.sync().says("incremental sync done: 1 row ");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_key_in_the_future_does_not_hide_later_rows() {
+    for far in ["infinity", "2999-01-01"] {
+        let mut case = orders();
+        case.at_source(&format!("INSERT INTO orders VALUES (11, 'far', '{far}')"));
+        case.sync();
+        case.at_source("INSERT INTO orders VALUES (12, 'later', clock_timestamp())");
+        case.sync().says("incremental sync done: 1 row ");
+        case.assert_equal("public.orders");
+    }
+}
+
+#[test]
+fn every_type_of_replication_key_keeps_its_full_precision() {
+    let keys = [
+        ("smallint", "1", "2"),
+        ("bigint", "9223372036854775806", "9223372036854775807"),
+        ("numeric", "0.12345678901234567890123456789", "0.12345678901234567890123456790"),
+        ("date", "'0044-03-15 BC'", "'2024-01-01'"),
+        ("timestamp", "'2024-01-01 00:00:00.000001'", "'2024-01-01 00:00:00.000002'"),
+        (
+            "timestamp(3) with time zone",
+            "'2024-01-01 00:00:00.001+00'",
+            "'2024-01-01 00:00:00.002+00'",
+        ),
+        (
+            "uuid",
+            "'01890000-0000-7000-8000-000000000001'",
+            "'01890000-0000-7000-8000-000000000002'",
+        ),
+        ("text", "'a''\\b'", "'b'"),
+        ("character varying(20)", "'a'", "'b'"),
+    ];
+    let setup: String = keys
+        .iter()
+        .enumerate()
+        .map(|(number, (data_type, first, _))| {
+            format!("CREATE TABLE t{number} (id int PRIMARY KEY, at {data_type}); INSERT INTO t{number} VALUES (1, {first}), (2, {first});")
+        })
+        .collect();
+    let rules: Vec<_> = (0..keys.len()).map(|number| by(&format!("t{number}"), "at")).collect();
+    let mut case = Case::new(&setup, &json!(rules));
+    case.sync();
+    for (number, (_, first, second)) in keys.iter().enumerate() {
+        case.at_source(&format!("INSERT INTO t{number} VALUES (3, {first}), (4, {second})"));
+    }
+    let run = case.sync();
+    assert_eq!(run.stdout.matches("done: 2 rows").count(), keys.len(), "{}", run.stdout);
+    for number in 0..keys.len() {
+        case.assert_equal(&format!("public.t{number}"));
+    }
+    let run = case.sync();
+    assert_eq!(run.stdout.matches("done: 0 rows").count(), keys.len(), "{}", run.stdout);
+}
+
+#[test]
+fn nan_and_infinity_do_not_move_a_numeric_watermark() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at numeric); INSERT INTO t VALUES (1, 5), (2, 'NaN'), (3, 'Infinity')",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO t VALUES (4, 6)");
+    case.sync().says("from 5");
+    case.assert_equal("public.t");
+}
+
+#[test]
+fn a_table_without_any_key_is_read_whole_until_it_has_one() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at int); INSERT INTO t VALUES (1, NULL)",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    case.at_source("UPDATE t SET at = 5");
+    case.sync().says("there is no watermark yet");
+    case.assert_equal("public.t");
+    case.sync().says("incremental sync: from 5");
+}
+
+#[test]
+fn a_changed_schema_leads_to_a_new_copy_and_the_log_says_what_changed() {
+    let mut case = orders();
+    for (change, said) in [
+        ("ADD COLUMN more int DEFAULT 7", "the source has a new column `more`"),
+        ("ALTER COLUMN note TYPE varchar(20)", "`note` is character varying(20) now and was text"),
+        ("RENAME COLUMN more TO less", "the source has a new column `less`"),
+        ("DROP COLUMN less", "the source's column `less` is gone"),
+    ] {
+        case.at_source(&format!("ALTER TABLE orders {change}"));
+        case.sync().says(said);
+        case.assert_equal("public.orders");
+    }
+    // The same name and type, yet another column: every row may hold another value.
+    case.at_source("ALTER TABLE orders DROP COLUMN note; ALTER TABLE orders ADD COLUMN note varchar(20) DEFAULT 'new'");
+    case.sync().says("`note` is another one than before");
+    // And a table that was made again under its name.
+    case.at_source("ALTER TABLE orders RENAME TO old; CREATE TABLE orders AS TABLE old; ALTER TABLE orders ADD PRIMARY KEY (id); UPDATE orders SET note = 'x'");
+    case.sync().says("the source table was dropped and created again");
+    case.assert_equal("public.orders");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_changed_destination_is_a_changed_schema_too() {
+    let mut case = orders();
+    case.at_destination("ALTER TABLE orders ADD COLUMN mine int");
+    case.sync().says("the destination has a column `mine` that the source has not");
+    case.at_destination("ALTER TABLE orders ALTER COLUMN note TYPE varchar(30)");
+    case.sync().says("`note` is character varying(30) and must be text");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn on_schema_change_fail_stops_the_table_and_names_the_change() {
+    let mut case = Case::new(
+        ORDERS,
+        &json!([{"name": "orders", "replication_key": "updated_at", "on_schema_change": "fail"}]),
+    );
+    case.sync();
+    case.at_source("ALTER TABLE orders ADD COLUMN more int");
+    case.sync_fails(1)
+        .says("the schema changed: the destination has no column `more`")
+        .says("--table orders --full-refresh");
+    case.run(&["sync", "--table", "orders", "--full-refresh"]).expect(0);
+    case.assert_equal("public.orders");
+    case.sync();
+}
+
+#[test]
+fn not_null_is_changed_in_place() {
+    let mut case = orders();
+    case.at_source("UPDATE orders SET updated_at = clock_timestamp(); ALTER TABLE orders ALTER COLUMN note SET NOT NULL");
+    let not_null = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'note'";
+    case.sync().says("incremental sync done: 10 rows");
+    assert_eq!(case.ask(not_null), ["t"]);
+    case.at_source("ALTER TABLE orders ALTER COLUMN note DROP NOT NULL; UPDATE orders SET note = NULL, updated_at = clock_timestamp()");
+    case.sync().says("incremental sync done: 10 rows");
+    assert_eq!(case.ask(not_null), ["f"]);
+    case.assert_equal("public.orders");
+    // A NULL that stays behind at the destination keeps the column as it is, and is no failure.
+    case.at_source("DELETE FROM orders WHERE id = 1; UPDATE orders SET note = 'n', updated_at = clock_timestamp(); ALTER TABLE orders ALTER COLUMN note SET NOT NULL");
+    case.sync().says("could not make `note` refuse NULL");
+    assert_eq!(case.ask("SELECT count(*) FROM orders WHERE note IS NULL"), ["1"]);
+    case.assert_nothing_left();
+}
+
+#[test]
+fn dropping_the_table_or_its_staging_table_leads_to_a_new_copy() {
+    let mut case = orders();
+    for (dropped, said) in [
+        ("orders", "there is no such table at the destination"),
+        ("orders_stg", "there is no staging table `orders_stg`"),
+        ("orders, orders_stg", "there is no such table at the destination"),
+    ] {
+        case.at_destination(&format!("UPDATE orders SET note = 'spoilt'; DROP TABLE {dropped}"));
+        case.sync().says(&format!("initial sync: {said}"));
+        case.assert_equal("public.orders");
+    }
+}
+
+#[test]
+fn rows_that_did_not_change_are_not_written() {
+    let mut case = orders();
+    let versions = "SELECT xmin FROM orders ORDER BY id";
+    let before = case.ask(versions);
+    case.at_source("UPDATE orders SET updated_at = clock_timestamp() WHERE id = 3");
+    case.sync();
+    let after = case.ask(versions);
+    let changed: Vec<_> = (0..10).filter(|&at| before[at] != after[at]).collect();
+    assert_eq!(changed, [2]);
+}
+
+#[test]
+fn values_that_are_equal_but_not_the_same_are_merged() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id numeric PRIMARY KEY, n numeric, f float8, j json, p point, at int);
+         INSERT INTO t VALUES (1.0, 1.0, 0, '{}', '(1,1)', 1)",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    for change in ["n = 1.00", "f = '-0'", "j = '{ }'", "p = '(1,2)'", "id = 1.00"] {
+        case.at_source(&format!("UPDATE t SET {change}"));
+        case.sync().says("1 row ");
+        case.assert_equal("public.t");
+    }
+}
+
+#[test]
+fn another_rule_leads_to_a_new_copy_and_the_log_says_which() {
+    let case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, other int UNIQUE NOT NULL, at int, at2 int);
+         INSERT INTO t SELECT n, n, n, n FROM generate_series(1, 5) n",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    for (rule, said) in [
+        (json!({"replication_key": "at2"}), "`replication_key` is `at2` now and was `at`"),
+        (
+            json!({"replication_key": "at2", "unique_cols": ["other"]}),
+            "`unique_cols` is `other` now and was `id`",
+        ),
+        (
+            json!({"replication_key": "at2", "unique_cols": ["other"], "where": "id < 4"}),
+            "`where` is `id < 4` now and was unset",
+        ),
+        (
+            json!({"replication_key": "at2", "unique_cols": ["other"], "columns": {"exclude": ["at"]}}),
+            "`where` is unset now and was `id < 4`",
+        ),
+    ] {
+        let mut rule = rule;
+        rule["name"] = json!("t");
+        case.write_tables(&json!([rule]));
+        case.sync().says(said);
+    }
+    case.sync().says("incremental sync: from 5");
+}
+
+#[test]
+fn a_unique_column_may_get_another_value() {
+    let mut case = orders();
+    case.at_source("UPDATE orders SET id = id + 5, updated_at = clock_timestamp() WHERE id > 5");
+    case.sync();
+    // `deletes` is `keep`: what has no successor stays.
+    assert_eq!(case.ask("SELECT count(*), max(id) FROM orders"), ["15"]);
+    case.at_source("UPDATE orders SET id = CASE id WHEN 1 THEN 1001 ELSE 1000 + id END, updated_at = clock_timestamp()");
+    case.sync();
+    case.at_destination("DELETE FROM orders WHERE id < 1000");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn the_statements_of_a_sync_are_what_a_person_agreed_to() {
+    let case = Case::new(
+        "CREATE TABLE \"Order Lines\" (\"order\" int, line smallint, state text NOT NULL, at timestamptz, PRIMARY KEY (\"order\", line));
+         INSERT INTO \"Order Lines\" VALUES (1, 1, 'x', '2024-01-01 00:00:00+00')",
+        &json!([by("Order Lines", "at")]),
+    );
+    case.run(&["sync", "-v"]).expect(0);
+    let run = case.run(&["sync", "-v", "--log-format", "json"]);
+    let statements: Vec<String> = run
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a JSON line"))
+        .filter(|line| line["level"] == "debug")
+        .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let text = statements.join("\n\n").replace(&case.database, "DATABASE");
+    let digits = |text: &str, key: &str| {
+        let (before, after) = text.split_once(key).unwrap_or((text, ""));
+        let rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        format!("{before}{key}…{rest}")
+    };
+    let text = digits(&digits(&text, "\"system_identifier\":\""), "\"source_table_oid\":");
+    snapshot("incremental__statements", &text);
+}

@@ -1,0 +1,159 @@
+//! What is remembered between syncs, where, and what happens when it is lost, old or damaged.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::case::{Case, by};
+
+const ORDERS: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
+    INSERT INTO orders SELECT n, 'note', n FROM generate_series(1, 10) n;";
+
+const FILE: &str = "sync-state/orders.json";
+
+fn orders() -> Case {
+    let case = Case::new(ORDERS, &json!([by("orders", "at")]));
+    case.sync();
+    case
+}
+
+#[test]
+fn the_state_file_repeats_the_receipt() {
+    let mut case = orders();
+    let file: serde_json::Value = serde_json::from_str(&case.read(FILE)).expect("JSON");
+    let receipt = case.ask("SELECT receipt FROM _sync_state WHERE table_name = 'orders'");
+    let receipt: serde_json::Value = serde_json::from_str(&receipt[0]).expect("JSON");
+    assert_eq!(file, receipt);
+    assert_eq!(file["watermark"], "10");
+}
+
+#[test]
+fn a_lost_state_file_is_written_again_from_the_receipt() {
+    let case = orders();
+    let before = case.read(FILE);
+    fs::remove_dir_all(case.path().join("sync-state")).expect("a folder");
+    case.sync().says("incremental sync: from 10");
+    assert_eq!(case.read(FILE), before);
+}
+
+#[test]
+fn a_copied_state_file_continues_without_a_receipt() {
+    let mut case = orders();
+    case.at_destination("DROP TABLE _sync_state");
+    case.at_source("INSERT INTO orders VALUES (11, 'new', 11)");
+    case.sync()
+        .says("there is no receipt at the destination: sync-state/orders.json counts")
+        .says("1 row ");
+    case.assert_equal("public.orders");
+    case.sync().says("incremental sync: from 11");
+}
+
+#[test]
+fn a_state_file_that_the_rows_do_not_bear_out_does_not_count() {
+    let mut case = orders();
+    case.at_destination("DROP TABLE _sync_state; DELETE FROM orders WHERE id > 5");
+    case.sync().says("initial sync: there is no receipt, and the destination has no row as late as sync-state/orders.json says (10)");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn of_two_that_differ_the_older_watermark_counts() {
+    let mut case = orders();
+    let old = case.read(FILE);
+    case.at_source("INSERT INTO orders SELECT n, 'new', n FROM generate_series(11, 20) n");
+    case.sync();
+    // The destination's rows are damaged where only the older watermark reaches.
+    case.at_destination("UPDATE orders SET note = 'spoilt' WHERE id = 11");
+    case.write(FILE, &old);
+    case.sync()
+        .says("the receipt says 20 and sync-state/orders.json says 10: the older one counts");
+    case.assert_equal("public.orders");
+    // A destination restored from an old backup: now the receipt is the older one.
+    case.at_destination("DELETE FROM orders WHERE id > 15; UPDATE _sync_state SET receipt = jsonb_set(receipt, '{watermark}', '\"9\"')");
+    case.sync().says("the receipt says 9");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn neither_receipt_nor_state_file_means_a_new_copy() {
+    let mut case = orders();
+    case.at_destination("DELETE FROM _sync_state; UPDATE orders SET note = 'spoilt'");
+    fs::remove_file(case.path().join(FILE)).expect("a file");
+    case.sync().says("initial sync: there is no receipt at the destination");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn the_predecessors_tables_are_taken_over_without_a_new_copy() {
+    let mut case = Case::new(ORDERS, &json!([by("orders", "at")]));
+    case.at_destination(
+        "CREATE TABLE orders (id int NOT NULL, note text, at int);
+         INSERT INTO orders SELECT n, 'note', n FROM generate_series(1, 8) n;
+         CREATE TABLE orders_stg (LIKE orders); INSERT INTO orders_stg VALUES (7, 'left over', 7)",
+    );
+    case.write("sync-state/orders.txt", "2024-01-01T00:00:00.000Z");
+    case.sync().says("incremental sync: taken over from the predecessor at 8").says("2 rows");
+    case.assert_equal("public.orders");
+    case.at_source("UPDATE orders SET note = 'changed', at = 11 WHERE id = 1");
+    case.sync().says("incremental sync: from 10").says("1 row ");
+    case.assert_equal("public.orders");
+    assert_eq!(case.read("sync-state/orders.txt"), "2024-01-01T00:00:00.000Z");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn doubled_rows_of_the_predecessor_are_healed_by_a_new_copy() {
+    let mut case = Case::new(ORDERS, &json!([by("orders", "at")]));
+    case.at_destination(
+        "CREATE TABLE orders (id int, note text, at int);
+         INSERT INTO orders SELECT n / 2, 'note', n / 2 FROM generate_series(2, 9) n;
+         CREATE TABLE orders_stg (LIKE orders)",
+    );
+    case.write("sync-state/orders.txt", "whatever");
+    case.sync().says("initial sync: rows at the destination share their unique columns");
+    case.assert_equal("public.orders");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_damaged_state_file_is_named_and_the_receipt_counts() {
+    let case = orders();
+    for damage in ["", "garbage", "{\"version\": 1}"] {
+        case.write(FILE, damage);
+        case.sync().says("sync-state/orders.json is damaged and does not count").says("from 10");
+    }
+    case.sync();
+    assert!(case.read(FILE).contains("watermark"));
+}
+
+#[test]
+fn state_from_the_future_is_an_error_that_changes_nothing() {
+    let mut case = orders();
+    case.at_source("INSERT INTO orders VALUES (11, 'new', 11)");
+    let good = case.read(FILE);
+    case.write(FILE, "{\"version\": 99}");
+    case.sync_fails(1)
+        .says("`sync-state/orders.json` has version 99, and this tool knows versions up to 1");
+    assert_eq!(case.read(FILE), "{\"version\": 99}");
+    case.write(FILE, &good);
+    case.at_destination("UPDATE _sync_state SET version = 99");
+    case.sync_fails(1)
+        .says("the receipt of `orders` in `_sync_state` at the destination has version 99");
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["10"]);
+    case.at_destination("UPDATE _sync_state SET version = 1, receipt = '{}'");
+    case.sync_fails(1).says("cannot read the receipt of `orders`").says("delete that row");
+}
+
+#[test]
+fn a_pipeline_pointed_at_another_source_copies_again() {
+    let mut case = orders();
+    case.at_source(
+        "CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO reader;
+         CREATE TABLE other.orders (id int PRIMARY KEY, note text, at int);
+         INSERT INTO other.orders VALUES (1, 'another shop', 3); GRANT SELECT ON other.orders TO reader",
+    );
+    case.write_env("SOURCE_SCHEMA=other");
+    case.sync().says("initial sync: the source is `other.orders`");
+    assert_eq!(case.ask("SELECT note FROM orders"), ["another shop"]);
+}

@@ -1,0 +1,162 @@
+//! What people put on a destination table survives a new copy of it.
+
+use serde_json::json;
+
+use crate::support::case::{Case, by};
+
+const SOURCE: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2) NOT NULL, note text, at int);
+    INSERT INTO orders SELECT n, n, 'note', n FROM generate_series(1, 10) n;
+    CREATE TABLE customers (id int PRIMARY KEY, at int); INSERT INTO customers VALUES (1, 1);";
+
+const PUT_ON: &str = r#"
+    CREATE INDEX "by Note" ON orders (lower(note)) WHERE total > 1;
+    CREATE UNIQUE INDEX by_at ON orders (at);
+    ALTER TABLE orders ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
+    ALTER TABLE orders ADD CONSTRAINT positive CHECK (total > 0);
+    ALTER TABLE orders ALTER COLUMN note SET DEFAULT 'none';
+    ALTER TABLE orders SET (fillfactor = 70);
+    COMMENT ON TABLE orders IS 'it''s ours';
+    COMMENT ON COLUMN orders.total IS 'in euros';
+    COMMENT ON INDEX by_at IS 'an index';
+    GRANT SELECT ON orders TO PUBLIC;
+    GRANT INSERT, UPDATE ON orders TO pg_monitor WITH GRANT OPTION;
+    GRANT UPDATE (note) ON orders TO pg_read_all_stats;
+    CREATE STATISTICS "both" ON id, at FROM orders;
+    CREATE TABLE lines (order_id int REFERENCES orders (id));
+    INSERT INTO lines VALUES (1);
+    CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER before_all BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION noop();
+    ALTER TABLE orders DISABLE TRIGGER before_all;
+    ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY "see all" ON orders FOR SELECT TO PUBLIC USING (true);
+    CREATE POLICY own ON orders AS RESTRICTIVE FOR UPDATE TO pg_monitor USING (id > 0) WITH CHECK (id < 100);
+    CREATE PUBLICATION changes FOR TABLE orders;
+    CREATE VIEW big WITH (security_barrier = true) AS SELECT id, total FROM orders WHERE total > 5;
+    GRANT SELECT ON big TO pg_monitor;
+    COMMENT ON VIEW big IS 'big ones';
+    COMMENT ON COLUMN big.id IS 'a number';
+    CREATE SCHEMA reports;
+    CREATE MATERIALIZED VIEW reports.sums AS SELECT count(*), sum(big.total) FROM big, orders;
+    CREATE UNIQUE INDEX ON reports.sums (count);
+    CREATE VIEW "Top" AS SELECT * FROM reports.sums;"#;
+
+/// Everything the catalogs say about the tables, in a form that does not change when an object is
+/// made again as it was.
+const DESCRIBED: &str = "
+    SELECT line FROM (
+        SELECT format('%s %s owner=%s options=%s acl=%s rls=%s', c.relkind, c.oid::regclass,
+            c.relowner::regrole, c.reloptions,
+            (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(c.relacl) a), c.relrowsecurity)
+        FROM pg_class c WHERE c.relnamespace::regnamespace::text NOT LIKE 'pg\\_%'
+            AND c.relnamespace <> 'information_schema'::regnamespace AND c.relkind IN ('r', 'v', 'm')
+        UNION ALL SELECT format('column acl %s.%s %s', attrelid::regclass, attname, attacl)
+        FROM pg_attribute WHERE attacl IS NOT NULL
+            AND attrelid::regclass::text !~ '^(pg_|information)'
+        UNION ALL SELECT format('index %s', pg_get_indexdef(indexrelid)) FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indrelid
+        WHERE c.relnamespace::regnamespace::text NOT LIKE 'pg\\_%'
+        AND i.indexrelid::regclass::text <> 'orders_replicated_key'
+        UNION ALL SELECT format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+        FROM pg_constraint WHERE conrelid <> 0 AND contype <> 'n'
+            AND connamespace::regnamespace::text !~ '^(pg_|information)'
+        UNION ALL SELECT format('trigger %s %s', pg_get_triggerdef(oid), tgenabled) FROM pg_trigger
+        WHERE NOT tgisinternal
+        UNION ALL SELECT format('policy %s %s %s %s %s %s', tablename, policyname, permissive, roles, qual, with_check)
+        FROM pg_policies
+        UNION ALL SELECT format('statistics %s', pg_get_statisticsobjdef(oid)) FROM pg_statistic_ext
+        UNION ALL SELECT format('publication %s %s', pubname, tablename) FROM pg_publication_tables
+        UNION ALL SELECT format('default %s', pg_get_expr(adbin, adrelid)) FROM pg_attrdef d
+        WHERE adrelid::regclass::text NOT LIKE '%information%' AND adrelid::regclass::text NOT LIKE '\\_%'
+        UNION ALL SELECT format('comment %s %s %s', objoid::regclass, objsubid, description)
+        FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid > 16384
+        UNION ALL SELECT format('view %s', definition) FROM pg_views WHERE schemaname NOT LIKE 'pg\\_%'
+            AND schemaname <> 'information_schema'
+    ) described (line) ORDER BY line COLLATE \"C\"";
+
+fn case_with_objects() -> Case {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at"), by("customers", "at")]));
+    case.sync();
+    let mut superuser = case.destination_superuser();
+    superuser
+        .batch_execute(&format!("GRANT CREATE ON DATABASE {} TO writer", case.database))
+        .expect("a right");
+    case.at_destination(PUT_ON);
+    case
+}
+
+#[test]
+fn what_people_put_on_a_table_survives_a_new_copy() {
+    let mut case = case_with_objects();
+    // Ours is not needed beside the primary key that people made.
+    let before = case.ask(DESCRIBED).join("\n");
+    case.at_source("UPDATE orders SET total = total + 1, at = at + 100");
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    let after = case.ask(DESCRIBED).join("\n");
+    assert_eq!(before, after);
+    case.at_destination("SET ROLE postgres");
+    case.assert_equal("public.orders");
+    assert_eq!(case.ask("SELECT sum FROM reports.sums"), ["510.00"]);
+    case.at_destination("SET ROLE writer");
+    case.at_source("UPDATE orders SET note = 'again', at = at + 100");
+    case.sync();
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_view_on_a_column_that_is_gone_keeps_the_table_as_it_was() {
+    let mut case = case_with_objects();
+    case.at_destination("DROP INDEX \"by Note\"; ALTER TABLE orders DROP CONSTRAINT positive");
+    let before = case.ask(DESCRIBED);
+    case.at_source("ALTER TABLE orders DROP COLUMN total; UPDATE orders SET at = at + 100; UPDATE customers SET at = 7");
+    let run = case.sync_fails(1);
+    run.says("cannot keep view `public.big` with a new copy of `public.orders`")
+        .says("`public.orders` is as it was; drop the view `public.big`");
+    assert_eq!(case.ask(DESCRIBED), before);
+    assert_eq!(case.ask("SELECT sum(at) FROM orders"), ["55"]);
+    // The other table is not concerned.
+    case.assert_equal("public.customers");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_made_again_is_named_before_anything_happens() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination("CREATE RULE audit AS ON DELETE TO orders DO ALSO NOTHING");
+    case.run(&["sync", "--full-refresh"])
+        .expect(1)
+        .says("a new copy of `public.orders` would lose the rule audit");
+    case.at_destination("DROP RULE audit ON orders; CREATE FUNCTION f(orders) RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    case.run(&["sync", "--full-refresh"])
+        .expect(1)
+        .says("drop what depends on it")
+        .says("function public.f(public.orders) depends on type public.orders");
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["10"]);
+}
+
+#[test]
+fn a_new_column_and_a_new_type_leave_views_working() {
+    let mut case = case_with_objects();
+    case.at_source("ALTER TABLE orders ALTER COLUMN total TYPE numeric(20,4); ALTER TABLE orders ADD COLUMN more text DEFAULT 'm'");
+    case.sync().says("orders: initial sync");
+    case.at_destination("SET ROLE postgres");
+    case.assert_equal("public.orders");
+    assert_eq!(case.ask("SELECT max(total) FROM big"), ["10.0000"]);
+}
+
+#[test]
+fn somebody_elses_relation_in_the_way_is_left_alone() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at"), by("customers", "at")]));
+    case.at_destination(
+        "CREATE VIEW orders AS SELECT 1 AS one;
+         CREATE TABLE customers_stg (precious text); INSERT INTO customers_stg VALUES ('gold')",
+    );
+    let run = case.sync_fails(1);
+    run.says("`public.orders` at the destination is a view").says(
+        "`public.customers_stg` at the destination is needed as the staging table of \
+         `public.customers`, but holds rows that this tool did not put there",
+    );
+    assert_eq!(case.ask("SELECT precious FROM customers_stg"), ["gold"]);
+    assert_eq!(case.ask("SELECT one FROM orders"), ["1"]);
+}
