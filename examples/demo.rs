@@ -81,7 +81,8 @@ fn say(sentence: &str) {
 
 fn pipeline(servers: &Servers) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
-    let (source, destination) = (servers.source.port(), servers.destination.port());
+    let (source, destination) =
+        (servers.source.address().port(), servers.destination.address().port());
     let env = format!(
         "PIPELINE_NAME=shop\n\
          SOURCE_HOST=127.0.0.1\nSOURCE_PORT={source}\nSOURCE_USERNAME=reader\n\

@@ -5,7 +5,7 @@ use crate::copy;
 use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::pg_dump;
-use crate::plan::{Outcome, Plan, Reading, Step};
+use crate::plan::{Load, Outcome, Plan, Reading, Step};
 use crate::progress::Progress;
 use crate::report::Log;
 use crate::sql::session;
@@ -79,7 +79,9 @@ impl Application<'_> {
         };
         copy::transfer(
             |outgoing| match &load.from {
-                Reading::Copy(query) => copy::read_query(source, query, outgoing),
+                Reading::Copy(query) => {
+                    copy::read_query(source, query, outgoing).map_err(|error| explain(error, load))
+                }
                 Reading::PgDump { table, columns, without } => {
                     let wanted = pg_dump::Wanted { snapshot: &snapshot, table, columns, without };
                     pg_dump::read(endpoint, &interrupt, wanted, outgoing)
@@ -116,6 +118,18 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
             Some(example) => Err(with_hint(counterexample(step, &example))),
         },
         Outcome::Attempt => attempt(session, step, log, table),
+    }
+}
+
+/// A query that the source does not understand, or that breaks off at a value, has the user's own
+/// condition to thank for it.
+fn explain(error: Error, load: &Load) -> Error {
+    let class = error.sqlstate.as_deref().and_then(|sqlstate| sqlstate.get(..2));
+    match &load.hint {
+        Some(hint) if matches!(class, Some("42" | "22")) && error.hint.is_none() => {
+            error.hint(hint)
+        }
+        _ => error,
     }
 }
 

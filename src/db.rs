@@ -204,7 +204,33 @@ pub fn failure(
     if interrupt.signal().is_some() {
         return Error::interrupted();
     }
-    Error::table(format!("cannot {purpose} at the {side}")).caused_by(error)
+    let error = Error::table(format!("cannot {purpose} at the {side}")).caused_by(error);
+    match remedy(side, error.sqlstate.as_deref().unwrap_or_default()) {
+        Some(remedy) => error.hint(remedy),
+        None => error,
+    }
+}
+
+/// What to do about the failures that every table may meet.
+fn remedy(side: Side, sqlstate: &str) -> Option<String> {
+    Some(match (sqlstate, side) {
+        ("42501", Side::Source) => {
+            "grant the source's user SELECT on the table and USAGE on its schema".to_owned()
+        }
+        ("42501", Side::Destination) => {
+            "the destination's user needs CREATE on the schema, and must \
+                                         own the tables or belong to their owner"
+                .to_owned()
+        }
+        ("55P03", _) => {
+            format!("another session at the {side} holds a lock; sync again when it is done")
+        }
+        ("53100", _) => format!("make room on the disk of the {side} and sync again"),
+        ("08000" | "08003" | "08006" | "40001" | "40P01" | "57P01" | "57P02" | "57P03", _) => {
+            "sync again".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 /// The oldest server this tool is tested with.

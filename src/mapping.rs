@@ -42,9 +42,10 @@ pub fn map(source: &DataType, destination_version: u32) -> Mapped {
             Portability::Foreign => becomes("text", Transfer::Text),
         };
     };
-    let portability = match element.is_array {
-        true => Portability::Foreign,
-        false => portability(&element.base, destination_version),
+    let portability = if element.is_array {
+        Portability::Foreign
+    } else {
+        portability(&element.base, destination_version)
     };
     match portability {
         // The binary form of an array names its element type: a domain, which the destination lacks.

@@ -123,6 +123,8 @@ pub struct Load {
     pub into: String,
     /// How they are written on the wire.
     pub format: Format,
+    /// What to look at when the source does not understand what it is asked.
+    pub hint: Option<String>,
 }
 
 /// How rows are read at the source.

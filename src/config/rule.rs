@@ -165,12 +165,15 @@ pub(super) fn parse(text: &str, mistakes: &mut Vec<String>) -> Vec<Rule> {
         }
     };
     let before = mistakes.len();
+    Fields { place: "defaults".to_owned(), object: &defaults, whole: false, mistakes }.rule();
+    // A mistake in the defaults is said once, and not again for each table.
+    let sound_defaults = (mistakes.len() == before).then_some(&defaults);
     let rules: Vec<Rule> = tables
         .iter()
         .enumerate()
-        .filter_map(|(index, table)| rule(index, table, &defaults, mistakes))
+        .filter_map(|(index, table)| rule(index, table, sound_defaults, mistakes))
         .collect();
-    if rules.is_empty() && mistakes.len() == before {
+    if tables.is_empty() {
         mistakes.push("`tables-config.json` names no table".to_owned());
     }
     collisions(&rules, mistakes);
@@ -222,7 +225,7 @@ fn unknown_key(place: &str, key: &str, known: &[&str]) -> String {
 fn rule(
     index: usize,
     table: &Value,
-    defaults: &Map<String, Value>,
+    defaults: Option<&Map<String, Value>>,
     mistakes: &mut Vec<String>,
 ) -> Option<Rule> {
     let Value::Object(own) = table else {
@@ -233,11 +236,10 @@ fn rule(
         .get("name")
         .and_then(Value::as_str)
         .map_or_else(|| format!("tables[{index}]"), |name| format!("tables[{index}] (`{name}`)"));
-    let mut merged = defaults.clone();
+    let mut merged = defaults.cloned().unwrap_or_default();
     merged.extend(own.clone());
     let before = mistakes.len();
-    let mut fields = Fields { place, object: &merged, mistakes };
-    let rule = fields.rule();
+    let rule = Fields { place, object: &merged, whole: defaults.is_some(), mistakes }.rule();
     (mistakes.len() == before).then_some(rule)
 }
 
@@ -245,6 +247,8 @@ fn rule(
 struct Fields<'a> {
     place: String,
     object: &'a Map<String, Value>,
+    /// Whether something can be missing: not from the defaults, nor where they are unknown.
+    whole: bool,
     mistakes: &'a mut Vec<String>,
 }
 
@@ -254,14 +258,14 @@ impl Fields<'_> {
             self.mistakes.push(unknown_key(&self.place, key, &KEYS));
         }
         let name = self.name("name");
-        if name.is_none() && !self.object.contains_key("name") {
+        if self.whole && !self.object.contains_key("name") {
             self.mistake("`name` is missing");
         }
         let name = name.unwrap_or_default();
         let mode = self.choice("mode", &Mode::NAMES);
         let replication_key = self.name("replication_key").map(ReplicationKey::Column);
         let keyless = !self.object.contains_key("replication_key");
-        if mode == Mode::IncrementalDeduped && keyless {
+        if self.whole && mode == Mode::IncrementalDeduped && keyless {
             self.mistake(
                 "`replication_key` is missing: name the column that grows when a row is written, \
                  or set \"mode\" to \"full-refresh\"",
@@ -392,10 +396,12 @@ fn kind_of(value: &Value) -> &'static str {
 fn collisions(rules: &[Rule], mistakes: &mut Vec<String>) {
     for (index, rule) in rules.iter().enumerate() {
         let name = &rule.destination_name;
-        if rules[..index].iter().any(|other| other.destination_name == *name) {
+        let first = rules.iter().position(|other| other.destination_name == *name);
+        if first != Some(index) {
             mistakes.push(format!(
                 "two tables are copied to `{name}`: give one of them a \"destination_name\""
             ));
+            continue;
         }
         let staging = crate::table::staging_name(name);
         if rules.iter().any(|other| other.destination_name == staging) {

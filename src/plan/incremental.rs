@@ -50,6 +50,7 @@ pub fn incremental(
             from: Reading::Copy(selection.copy_out(shape.format)),
             into: copy_in(&staging, &shape.names(), shape.format, false),
             format: shape.format,
+            hint: super::shape::filter_hint(situation.rule),
         },
         after,
         nothing_if_empty,

@@ -169,3 +169,8 @@ fn travels(rule: &Rule, name: &str, rule_key: &str) -> Result<()> {
     };
     Err(Error::table(format!("`columns` {how} `{name}`, which `{rule_key}` needs")))
 }
+
+/// Where to look when the source does not understand the query: only the filter is not ours.
+pub(super) fn filter_hint(rule: &Rule) -> Option<String> {
+    rule.filter.as_ref().map(|filter| format!("check \"where\" in tables-config.json: {filter}"))
+}

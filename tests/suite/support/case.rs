@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::judge;
-use super::server::Servers;
+use super::server::{Address, Servers};
 
 /// The role that reads the source: SELECT and nothing else.
 pub const READER: &str = "reader";
@@ -32,7 +32,8 @@ pub fn servers() -> &'static Servers {
     })
 }
 
-fn create_roles(servers: &Servers) {
+/// Makes the two roles.
+pub fn create_roles(servers: &Servers) {
     for (server, role) in [(&servers.source, READER), (&servers.destination, WRITER)] {
         let sql = format!("CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'");
         server.connect("postgres").batch_execute(&sql).expect("a role");
@@ -45,7 +46,8 @@ pub struct Case {
     pub destination: Client,
     pub directory: TempDir,
     pub database: String,
-    servers: &'static Servers,
+    source_server: Address,
+    destination_server: Address,
     environment: Vec<(String, String)>,
 }
 
@@ -64,7 +66,7 @@ impl Case {
     }
 
     /// The same on servers of one's own, which may be stopped.
-    pub fn on(servers: &'static Servers, setup: &str, tables: &Value) -> Self {
+    pub fn on(servers: &Servers, setup: &str, tables: &Value) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let database = format!("case_{number}");
@@ -85,8 +87,15 @@ impl Case {
             .batch_execute(&format!("ALTER SCHEMA public OWNER TO {WRITER}; SET ROLE {WRITER}"))
             .expect("a schema");
         let directory = tempfile::tempdir().expect("a directory");
-        let case =
-            Self { source, destination, directory, database, servers, environment: Vec::new() };
+        let case = Self {
+            source,
+            destination,
+            directory,
+            database,
+            source_server: servers.source.address(),
+            destination_server: servers.destination.address(),
+            environment: Vec::new(),
+        };
         case.write_env("");
         case.write_tables(tables);
         case
@@ -94,18 +103,25 @@ impl Case {
 
     /// A superuser's session with the destination.
     pub fn destination_superuser(&self) -> Client {
-        self.servers.destination.connect(&self.database)
+        self.destination_server.connect(&self.database)
     }
 
     /// Another session with the source.
     pub fn another_source(&self) -> Client {
-        self.servers.source.connect(&self.database)
+        self.source_server.connect(&self.database)
+    }
+
+    /// Connects again to servers that were started again.
+    pub fn reconnect(&mut self) {
+        self.source = self.another_source();
+        self.destination = self.destination_superuser();
+        self.at_destination(&format!("SET ROLE {WRITER}"));
     }
 
     /// Writes `.env`, with further lines at its end.
     pub fn write_env(&self, more: &str) {
-        let Self { database, servers, .. } = self;
-        let (source, destination) = (servers.source.port(), servers.destination.port());
+        let database = &self.database;
+        let (source, destination) = (self.source_server.port(), self.destination_server.port());
         let text = format!(
             "PIPELINE_NAME = shop\n\
              SOURCE_HOST=127.0.0.1\nSOURCE_PORT={source}\nSOURCE_USERNAME={READER}\n\

@@ -20,9 +20,9 @@ impl WebhookServer {
         std::thread::spawn(move || {
             for (number, stream) in listener.incoming().flatten().enumerate() {
                 let code = codes.get(number).or(codes.last()).copied().unwrap_or(200);
-                if let Some(body) = answer(stream, code) {
-                    kept.lock().expect("nobody panics here").push(body);
-                }
+                let keep = |body| kept.lock().expect("nobody panics here").push(body);
+                // A caller that hangs up gets no answer.
+                let _ = answer(stream, code, keep);
             }
         });
         Self { url, bodies }
@@ -34,7 +34,7 @@ impl WebhookServer {
     }
 }
 
-fn answer(stream: TcpStream, code: u16) -> Option<serde_json::Value> {
+fn answer(stream: TcpStream, code: u16, keep: impl FnOnce(serde_json::Value)) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -49,7 +49,7 @@ fn answer(stream: TcpStream, code: u16) -> Option<serde_json::Value> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    keep(serde_json::from_slice(&body).ok()?);
     let answer = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
-    reader.into_inner().write_all(answer.as_bytes()).ok()?;
-    serde_json::from_slice(&body).ok()
+    reader.into_inner().write_all(answer.as_bytes()).ok()
 }

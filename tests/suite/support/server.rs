@@ -40,22 +40,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// The port it listens on, at 127.0.0.1.
-    pub fn port(&self) -> u16 {
-        self.postgresql.settings().port
+    /// Where it listens.
+    pub fn address(&self) -> Address {
+        Address(self.postgresql.settings().port)
     }
 
     /// The superuser's session with a database.
     pub fn connect(&self, database: &str) -> postgres::Client {
-        postgres::Config::new()
-            .host("127.0.0.1")
-            .port(self.port())
-            .user(SUPERUSER)
-            .password(PASSWORD)
-            .dbname(database)
-            .notice_callback(|_| {})
-            .connect(postgres::NoTls)
-            .expect("the embedded server accepts connections")
+        self.address().connect(database)
     }
 
     /// Stops the server: `fast`, or `immediate` as a crash would.
@@ -72,6 +64,30 @@ impl Server {
     /// Starts a stopped server again, on the same port.
     pub fn start(&mut self) {
         self.postgresql.start().expect("the server starts again");
+    }
+}
+
+/// Where a server listens: a port of 127.0.0.1.
+#[derive(Clone, Copy)]
+pub struct Address(u16);
+
+impl Address {
+    /// The port.
+    pub fn port(self) -> u16 {
+        self.0
+    }
+
+    /// The superuser's session with a database.
+    pub fn connect(self, database: &str) -> postgres::Client {
+        postgres::Config::new()
+            .host("127.0.0.1")
+            .port(self.0)
+            .user(SUPERUSER)
+            .password(PASSWORD)
+            .dbname(database)
+            .notice_callback(|_| {})
+            .connect(postgres::NoTls)
+            .expect("the embedded server accepts connections")
     }
 }
 

@@ -1,0 +1,233 @@
+//! What happens when something breaks: nothing is lost, nothing is left, and the next sync heals it.
+
+use std::io::Read;
+use std::process::Child;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::case::{Case, Run, by, create_roles, servers};
+use crate::support::judge;
+use crate::support::server::Servers;
+
+/// Enough rows that a sync takes a moment.
+const ORDERS: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
+    INSERT INTO orders SELECT n, repeat(md5(n::text), 20), n FROM generate_series(1, 60000) n;";
+
+fn orders(initial: &str) -> Case {
+    Case::new(ORDERS, &json!([{"name": "orders", "replication_key": "at", "initial": initial}]))
+}
+
+/// Waits until a query at the destination finds something.
+fn wait_for(case: &Case, sql: &str) {
+    let mut watcher = case.destination_superuser();
+    let started = Instant::now();
+    while judge::column(&mut watcher, sql).is_empty() {
+        assert!(started.elapsed() < Duration::from_mins(1), "waited in vain for {sql}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Our session is busy with a COPY.
+const COPYING: &str = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'incremental-replication' \
+    AND query LIKE 'COPY%' AND state = 'active' AND datname = current_database()";
+
+/// No session of ours is left.
+const GONE: &str = "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity \
+    WHERE application_name = 'incremental-replication' AND datname = current_database())";
+
+fn finish(mut child: Child) -> Run {
+    let mut run = Run { code: None, stdout: String::new(), stderr: String::new() };
+    if let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) {
+        stdout.read_to_string(&mut run.stdout).expect("output");
+        stderr.read_to_string(&mut run.stderr).expect("output");
+    }
+    run.code = child.wait().expect("an end").code();
+    run
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = std::process::Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(status.success());
+}
+
+/// Makes every row new, so that the next sync has work.
+fn change_all(case: &mut Case) {
+    case.at_source("UPDATE orders SET note = reverse(note), at = at + 100000");
+}
+
+#[test]
+fn a_sync_that_is_killed_leaves_the_table_as_it_was_and_the_next_one_heals_it() {
+    for initial in ["pg_dump", "copy"] {
+        let mut case = orders(initial);
+        let mut child = case.start(&["sync"]);
+        wait_for(&case, COPYING);
+        child.kill().expect("it can be killed");
+        child.wait().expect("an end");
+        wait_for(&case, GONE);
+        assert!(case.ask("SELECT 1 FROM pg_class WHERE relname LIKE 'orders%'").is_empty());
+        case.assert_nothing_left();
+        case.sync();
+        case.assert_equal("public.orders");
+        change_all(&mut case);
+        let before = case.ask("SELECT sum(at) FROM orders");
+        let mut child = case.start(&["sync"]);
+        wait_for(&case, COPYING);
+        child.kill().expect("it can be killed");
+        child.wait().expect("an end");
+        wait_for(&case, GONE);
+        assert_eq!(case.ask("SELECT sum(at) FROM orders"), before);
+        case.assert_nothing_left();
+        case.sync();
+        case.assert_equal("public.orders");
+        case.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_signal_rolls_back_reports_and_shows_in_the_exit_code() {
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        for initial in ["pg_dump", "copy"] {
+            let mut case = orders(initial);
+            let child = case.start(&["sync"]);
+            wait_for(&case, COPYING);
+            signal(&child, name);
+            let run = finish(child);
+            run.expect(code).says("Pipeline shop failed. interrupted");
+            wait_for(&case, GONE);
+            assert!(case.ask("SELECT 1 FROM pg_class WHERE relname LIKE 'orders%'").is_empty());
+            case.sync();
+            case.assert_equal("public.orders");
+            case.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn an_ended_backend_fails_the_table_and_the_next_sync_heals_it() {
+    for initial in ["pg_dump", "copy"] {
+        for at_source in [true, false] {
+            let mut case = orders(initial);
+            let child = case.start(&["sync"]);
+            wait_for(&case, COPYING);
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE application_name = 'incremental-replication' AND datname = current_database()";
+            let mut superuser =
+                if at_source { case.another_source() } else { case.destination_superuser() };
+            judge::column(&mut superuser, end);
+            let run = finish(child);
+            run.expect(1).says("cannot sync `orders`");
+            wait_for(&case, GONE);
+            case.assert_nothing_left();
+            case.sync();
+            case.assert_equal("public.orders");
+        }
+    }
+}
+
+#[test]
+fn two_runs_at_once_are_safe_and_the_second_says_so() {
+    let mut case = Case::new(
+        &format!(
+            "{ORDERS} CREATE TABLE small (id int PRIMARY KEY, at int); INSERT INTO small VALUES (1, 1)"
+        ),
+        &json!([by("orders", "at"), by("small", "at")]),
+    );
+    let first = case.start(&["sync"]);
+    wait_for(&case, COPYING);
+    signal(&first, "STOP");
+    let second = case.run(&["sync"]);
+    signal(&first, "CONT");
+    second.expect(4).says("another run holds `public.orders`").says("small-initial-NA");
+    assert_eq!(second.stderr, "", "a held table is nothing to mail about");
+    finish(first).expect(0);
+    case.assert_equal("public.orders");
+    case.assert_equal("public.small");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_lock_on_the_table_at_the_source_ends_in_an_error_that_says_so() {
+    let mut case = orders("pg_dump");
+    case.sync();
+    let mut locker = case.another_source();
+    locker.batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").expect("a lock");
+    let child = case.start(&["sync"]);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "TERM");
+    let started = Instant::now();
+    finish(child).expect(143);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    locker.batch_execute("ROLLBACK").expect("the end");
+    case.sync();
+    case.assert_equal("public.orders");
+}
+
+/// Servers that may be stopped, one test at a time.
+fn fragile() -> MutexGuard<'static, &'static mut Servers> {
+    static SERVERS: OnceLock<Mutex<&'static mut Servers>> = OnceLock::new();
+    let servers = SERVERS.get_or_init(|| {
+        let servers = Servers::start();
+        create_roles(&servers);
+        Mutex::new(Box::leak(Box::new(servers)))
+    });
+    servers.lock().expect("no test before this one failed")
+}
+
+#[test]
+fn a_server_that_crashes_during_a_sync_costs_nothing_but_the_next_sync() {
+    let mut servers = fragile();
+    for source_crashes in [true, false] {
+        for first in [true, false] {
+            let mut case = Case::on(
+                &servers,
+                ORDERS,
+                &json!([{"name": "orders", "replication_key": "at", "initial": "copy"}]),
+            );
+            if !first {
+                case.sync();
+                change_all(&mut case);
+            }
+            let child = case.start(&["sync"]);
+            wait_for(&case, COPYING);
+            let server =
+                if source_crashes { &mut servers.source } else { &mut servers.destination };
+            server.stop("immediate");
+            let run = finish(child);
+            assert!(matches!(run.code, Some(1 | 3)), "{run:?}");
+            server.start();
+            case.reconnect();
+            case.sync();
+            case.assert_equal("public.orders");
+            case.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_destination_that_refuses_a_value_fails_the_table_alone_and_shows_the_row() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text, at int); INSERT INTO t VALUES (1, 'a', 1);
+         CREATE TABLE u (id int PRIMARY KEY, at int); INSERT INTO u VALUES (1, 1)",
+        &json!([by("t", "at"), by("u", "at")]),
+    );
+    case.sync();
+    case.at_destination("ALTER TABLE t ADD CONSTRAINT short CHECK (length(note) < 3)");
+    case.at_source("INSERT INTO t VALUES (2, 'long', 2); INSERT INTO u VALUES (2, 2)");
+    case.sync_fails(1).says("violates check constraint \"short\" (23514)").says("u-incremental-1");
+    case.assert_equal("public.u");
+    case.assert_nothing_left();
+    case.at_destination("ALTER TABLE t DROP CONSTRAINT short");
+    case.sync();
+    case.assert_equal("public.t");
+}
+
+#[test]
+fn the_servers_of_the_tests_are_shared() {
+    assert_ne!(servers().source.address().port(), servers().destination.address().port());
+}
