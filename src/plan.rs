@@ -48,6 +48,22 @@ impl Situation<'_> {
         self.table.beside(crate::table::staging_name(&self.table.name))
     }
 
+    /// Whether the destination knows NULLS NOT DISTINCT, so that a unique index can hold NULL
+    /// equal to NULL.
+    fn nulls_not_distinct(&self) -> bool {
+        self.destination_version >= 15_00_00
+    }
+
+    /// Whether the unique index must hold NULL equal to NULL, and can.
+    fn wants_nulls_not_distinct(&self) -> bool {
+        self.shape.nullable_keys && self.nulls_not_distinct()
+    }
+
+    /// Whether merges go by the unique index, or by comparison.
+    fn merges_by_index(&self) -> bool {
+        !self.shape.nullable_keys || self.nulls_not_distinct()
+    }
+
     /// The table of receipts.
     #[must_use]
     pub fn receipts(&self) -> Qualified {

@@ -1,6 +1,6 @@
 //! The merge of what changed: into the staging table, from there by the unique columns.
 
-use super::initial::{OWN_INDEX_SUFFIX, merges_by_index, own_index, write_receipt};
+use super::initial::{OWN_INDEX_SUFFIX, own_index, write_receipt};
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::sql::copy::copy_in;
 use crate::sql::merge::Merge;
@@ -66,7 +66,7 @@ fn merge(situation: &Situation) -> Vec<Step> {
         columns: &names,
         unique_columns: &situation.shape.unique_columns,
     };
-    let statements = if merges_by_index(situation) {
+    let statements = if situation.merges_by_index() {
         vec![merge.by_unique_index()]
     } else {
         merge.by_comparison().to_vec()
@@ -88,7 +88,7 @@ fn in_place_changes(situation: &Situation) -> Vec<Step> {
             ));
         }
     }
-    if merges_by_index(situation) && !has_fitting_index(situation) {
+    if situation.merges_by_index() && !has_fitting_index(situation) {
         let name = suffixed(&table.name, OWN_INDEX_SUFFIX);
         steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
     }

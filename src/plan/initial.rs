@@ -1,16 +1,13 @@
 //! The first copy: load a new table, then let it take the old one's name.
 
-use super::{Load, Plan, Reading, Situation, Step, SyncType};
+use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, InitialPath, Rule};
 use crate::error::{Error, Result};
 use crate::receipt;
-use crate::sql::copy::{Format, copy_in};
+use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::{Qualified, ddl, identifier, session, swap};
 use crate::table::dependent::{Dependents, Index};
 use crate::table::{Kind, SourceTable, digest, suffixed};
-
-/// NULLS NOT DISTINCT came with PostgreSQL 15.
-const NULLS_NOT_DISTINCT_VERSION: u32 = 15_00_00;
 
 /// What only a first copy needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -119,10 +116,13 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         .flat_map(|dependents| &dependents.indexes)
         .filter(|index| index.name != own_name)
         .collect();
-    let own = (!shape.unique_columns.is_empty() && !somebody_elses_serves(situation, &own_name))
-        .then(|| own_index(situation, new, &own_interim));
-    let has_own = own.is_some();
-    steps.extend(own);
+    let has_own = !shape.unique_columns.is_empty() && !somebody_elses_serves(situation, &own_name);
+    if has_own {
+        steps.push(own_index(situation, new, &own_interim));
+    }
+    if shape.nullable_keys && !situation.nulls_not_distinct() {
+        steps.push(no_shared_key(situation, new));
+    }
     for statement in swap::prepare(new, &kept) {
         steps.push(keeping(situation, statement));
     }
@@ -159,7 +159,7 @@ fn somebody_elses_serves(situation: &Situation, own_name: &str) -> bool {
         there.unique_indexes.iter().any(|index| {
             index.name != own_name
                 && index.covers(&situation.shape.unique_columns)
-                && (index.nulls_not_distinct || !situation.shape.nullable_keys)
+                && (index.nulls_not_distinct || !situation.wants_nulls_not_distinct())
         })
     })
 }
@@ -167,23 +167,29 @@ fn somebody_elses_serves(situation: &Situation, own_name: &str) -> bool {
 /// The step that makes the index on the unique columns.
 pub(super) fn own_index(situation: &Situation, table: &Qualified, name: &str) -> Step {
     let columns = &situation.shape.unique_columns;
-    let nullable = situation.shape.nullable_keys;
     let purpose = format!("make the index on the unique columns ({})", columns.join(", "));
-    if nullable && situation.destination_version < NULLS_NOT_DISTINCT_VERSION {
-        return Step::destination(&purpose, ddl::create_lookup_index(name, table, columns));
-    }
-    Step::destination(&purpose, ddl::create_unique_index(name, table, columns, nullable)).hint(
-        format!(
-            "the rows of `{}` are not unique by these columns: name columns in \"unique_cols\" \
-             that identify a row, or set \"mode\" to \"full-refresh\" and leave \"unique_cols\" out",
-            situation.source.name.plain()
-        ),
-    )
+    let nulls_not_distinct = situation.wants_nulls_not_distinct();
+    Step::destination(&purpose, ddl::create_unique_index(name, table, columns, nulls_not_distinct))
+        .hint(not_unique(situation))
 }
 
-/// Whether merges go by the unique index, or by comparison.
-pub(super) fn merges_by_index(situation: &Situation) -> bool {
-    !situation.shape.nullable_keys || situation.destination_version >= NULLS_NOT_DISTINCT_VERSION
+/// Before NULLS NOT DISTINCT, a unique index does not see that two NULLs are the same.
+fn no_shared_key(situation: &Situation, table: &Qualified) -> Step {
+    let columns = &situation.shape.unique_columns;
+    let selection =
+        Selection { table: table.clone(), columns: Vec::new(), filter: None, condition: None };
+    let purpose = format!("make the unique columns ({}) unique", columns.join(", "));
+    Step::destination(&purpose, selection.shared_key(columns))
+        .result(Outcome::NoRow)
+        .hint(not_unique(situation))
+}
+
+fn not_unique(situation: &Situation) -> String {
+    format!(
+        "the rows of `{}` are not unique by these columns: name columns in \"unique_cols\" that \
+         identify a row, or set \"mode\" to \"full-refresh\" and leave \"unique_cols\" out",
+        situation.source.name.plain()
+    )
 }
 
 pub(super) fn write_receipt(situation: &Situation) -> Step {

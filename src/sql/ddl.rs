@@ -65,17 +65,6 @@ pub fn create_unique_index(
     )
 }
 
-/// Makes a plain index on the unique columns, for servers whose unique indexes cannot hold NULL
-/// equal to NULL.
-#[must_use]
-pub fn create_lookup_index(name: &str, table: &Qualified, columns: &[String]) -> String {
-    format!(
-        "CREATE INDEX {} ON {table} ({})",
-        identifier(name),
-        identifiers(columns.iter().map(String::as_str)),
-    )
-}
-
 /// Gathers statistics for the planner.
 #[must_use]
 pub fn analyze(table: &Qualified) -> String {

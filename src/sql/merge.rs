@@ -66,16 +66,6 @@ impl Merge<'_> {
         ]
     }
 
-    /// Finds one key that several staged rows share. One row: the key as text, and how many.
-    #[must_use]
-    pub fn doubled_key(&self) -> String {
-        let keys = identifiers(self.unique_columns.iter().map(String::as_str));
-        format!(
-            "SELECT ROW({keys})::text, count(*) FROM {} GROUP BY {keys} HAVING count(*) > 1 LIMIT 1",
-            self.staging
-        )
-    }
-
     fn differ(&self, other: &str) -> String {
         let of = |alias: &str| {
             let columns: Vec<String> = self

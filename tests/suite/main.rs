@@ -11,5 +11,6 @@ mod faults;
 mod incremental;
 mod initial;
 mod state;
+mod statements;
 mod swap;
 mod types;
