@@ -43,6 +43,9 @@ pub struct Server {
     pub database: String,
     /// The role we are.
     pub user: String,
+    /// When the server was started, which tells servers apart: a clone has its origin's system
+    /// identifier.
+    pub running_since: String,
     /// Whether it is a standby.
     pub in_recovery: bool,
     /// The cluster's own number, where the host tells it.
@@ -93,6 +96,7 @@ impl Session {
                 version: 0,
                 database: String::new(),
                 user: String::new(),
+                running_since: String::new(),
                 in_recovery: false,
                 system_identifier: None,
             },

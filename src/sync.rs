@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::apply::{Application, Applied};
 use crate::catalog;
 use crate::config::{Pipeline, Rule};
-use crate::db::Session;
+use crate::db::{Server, Session};
 use crate::error::{Error, Kind, Result, did_you_mean};
 use crate::interrupt::Interrupt;
 use crate::pg_dump;
@@ -116,6 +116,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let mut connections = Connections::new(pipeline, interrupt);
         let (source, destination) = connections.both()?;
+        two_places(pipeline, &source.server, &destination.server)?;
         let pg_dump_unusable = pg_dump::unusable_for(source.server.version);
         prepare_schema(destination, &pipeline.destination.schema)?;
         Ok(Self { pipeline, request, interrupt, log, connections, pg_dump_unusable })
@@ -182,6 +183,22 @@ impl<'a> Run<'a> {
         self.connections.destination()?.run("unlock the table", &session::unlock(&table))?;
         Ok(rows)
     }
+}
+
+/// Fails where the destination is the source itself, whose tables would be replaced.
+fn two_places(pipeline: &Pipeline, source: &Server, destination: &Server) -> Result<()> {
+    let same = source.running_since == destination.running_since
+        && source.system_identifier == destination.system_identifier
+        && source.database == destination.database
+        && pipeline.source.schema == pipeline.destination.schema;
+    if !same {
+        return Ok(());
+    }
+    Err(Error::configuration(format!(
+        "source and destination are the same: schema `{}` of database `{}`",
+        pipeline.source.schema, source.database
+    ))
+    .hint("set DEST_SCHEMA, DEST_DB or DEST_HOST to another place"))
 }
 
 /// Makes the destination's schema and its table of receipts, where they are missing.

@@ -11,6 +11,7 @@ SELECT json_build_object(
   'version', current_setting('server_version_num')::integer,
   'database', current_database(),
   'user', current_user,
+  'running_since', pg_postmaster_start_time(),
   'in_recovery', pg_is_in_recovery())";
 
 /// The cluster's own number. Some hosts forbid the question.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::case::{Case, ROLE_PASSWORD, Run, by};
 use crate::support::http::WebhookServer;
-use crate::support::snapshot;
+use crate::support::{judge, snapshot};
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
@@ -215,6 +215,22 @@ fn a_failing_table_does_not_stop_the_rest_and_is_explained() {
         assert_eq!(case.ask("SELECT count(*) FROM pg_class WHERE relname LIKE 'order%'"), ["0"]);
     }
     snapshot("messages__tables", &said.join("\n----\n\n"));
+}
+
+#[test]
+fn a_destination_that_is_the_source_itself_is_refused() {
+    let mut case = shop();
+    let port = case.source_port();
+    case.at_source("CREATE ROLE reader_and_writer LOGIN SUPERUSER PASSWORD 'both'");
+    case.write_env(&format!(
+        "DEST_PORT={port}\nDEST_USERNAME=reader_and_writer\nDEST_PASSWORD=both"
+    ));
+    case.sync_fails(2).says("source and destination are the same: schema `public` of database");
+    case.write_env(&format!(
+        "DEST_PORT={port}\nDEST_USERNAME=reader_and_writer\nDEST_PASSWORD=both\nDEST_SCHEMA=copy"
+    ));
+    case.sync();
+    assert_eq!(judge::column(&mut case.source, "SELECT count(*) FROM copy.orders"), ["10"]);
 }
 
 #[test]

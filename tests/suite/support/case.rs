@@ -101,6 +101,11 @@ impl Case {
         case
     }
 
+    /// The source's port.
+    pub fn source_port(&self) -> u16 {
+        self.source_server.port()
+    }
+
     /// A superuser's session with the destination.
     pub fn destination_superuser(&self) -> Client {
         self.destination_server.connect(&self.database)
