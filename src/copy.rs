@@ -1,13 +1,10 @@
 //! Rows on their way: one thread reads them, another writes them, and a bounded channel between
 //! them keeps the memory small whatever the table's size.
 
-use std::io::{BufRead, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::config::Side;
-use crate::db::{Session, failure};
+use crate::db::Session;
 use crate::error::{Error, Result};
-use crate::interrupt::Interrupt;
 use crate::sql::copy::Format;
 
 /// How many bytes are gathered before they are handed over. A flush for each row would be twenty
@@ -120,19 +117,7 @@ pub fn transfer<T>(
 
 /// Reads rows by a COPY at the source.
 pub fn read_query(source: &mut Session, sql: &str, outgoing: &mut Outgoing) -> Result<()> {
-    const PURPOSE: &str = "read the rows";
-    let interrupt = source.interrupt().clone();
-    let failed = |error: &std::io::Error| failure(Side::Source, &interrupt, PURPOSE, error);
-    let mut reader = source.copy_out(PURPOSE, sql)?;
-    loop {
-        let bytes = reader.fill_buf().map_err(|error| failed(&error))?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let length = bytes.len();
-        outgoing.push(bytes)?;
-        reader.consume(length);
-    }
+    source.copy_out("read the rows", sql, |rows| outgoing.push(rows))
 }
 
 /// Writes rows by a COPY at the destination, tells `progress` of every chunk's length in bytes,
@@ -143,19 +128,11 @@ pub fn write(
     incoming: &mut Incoming,
     mut progress: impl FnMut(usize),
 ) -> Result<u64> {
-    const PURPOSE: &str = "write the rows";
-    let interrupt: Interrupt = destination.interrupt().clone();
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        failure(Side::Destination, &interrupt, PURPOSE, error)
-    };
-    let mut writer = destination.copy_in(PURPOSE, sql)?;
-    while let Some(bytes) = incoming.next()? {
+    let interrupt = destination.interrupt().clone();
+    destination.copy_in("write the rows", sql, || {
         interrupt.check()?;
-        if let Err(error) = writer.write_all(&bytes) {
-            // The write only learns that the server no longer listens; the end says why.
-            return Err(writer.finish().map_or_else(|why| failed(&why), |_| failed(&error)));
-        }
-        progress(bytes.len());
-    }
-    writer.finish().map_err(|error| failed(&error))
+        let chunk = incoming.next()?;
+        progress(chunk.as_ref().map_or(0, Vec::len));
+        Ok(chunk)
+    })
 }

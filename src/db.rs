@@ -2,11 +2,18 @@
 
 mod tls;
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use postgres::config::SslMode;
-use postgres::{Client, Config, CopyInWriter, CopyOutReader, SimpleQueryMessage};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{Endpoint, Side, TlsMode};
 use crate::error::{Error, Result};
@@ -31,11 +38,17 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// How long a server may be silent before it is asked whether it still works for us.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long a request to cancel may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A row of a result, as text.
 pub type Row = Vec<Option<String>>;
 
 /// What a server says of itself.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Server {
     /// `server_version_num`.
     pub version: u32,
@@ -51,11 +64,18 @@ pub struct Server {
     /// The cluster's own number, where the host tells it.
     #[serde(default)]
     pub system_identifier: Option<String>,
+    /// The timeline it is on, where the host tells it.
+    #[serde(default)]
+    pub timeline: Option<String>,
+    /// The server process of this session.
+    pub process: i32,
 }
 
 /// A session with one of the two servers, its settings pinned.
 pub struct Session {
+    runtime: Runtime,
     client: Client,
+    watch: Watch,
     side: Side,
     interrupt: Interrupt,
     _cancel: Registration,
@@ -68,38 +88,27 @@ impl Session {
     pub fn connect(endpoint: &Endpoint, interrupt: &Interrupt) -> Result<Self> {
         interrupt.check()?;
         let connector = tls::connector(endpoint)?;
-        let cannot = |error: &postgres::Error| {
-            Error::unreachable(format!(
-                "cannot connect to the {} at `{}` as `{}`",
-                endpoint.side,
-                endpoint.address(),
-                endpoint.user
-            ))
-            .caused_by(error)
-        };
-        let client = configuration(endpoint).connect(connector.clone()).map_err(|error| {
-            let cannot = cannot(&error);
-            let hint = hint(endpoint, cannot.sqlstate.as_deref());
-            cannot.hint(hint)
-        })?;
+        let configuration = configuration(endpoint);
+        let runtime = runtime()?;
+        let client = runtime
+            .block_on(open(&configuration, &connector))
+            .map_err(|error| unreachable(endpoint, &error))?;
         let token = client.cancel_token();
+        let tls = connector.clone();
         let cancel = interrupt.on_signal(move || {
             // Whether it could be cancelled shows in whether it ends.
-            let _ = token.cancel_query(connector.clone());
+            let Ok(runtime) = self::runtime() else { return };
+            let cancel = async { timeout(CANCEL_TIMEOUT, token.cancel_query(tls.clone())).await };
+            let _ = runtime.block_on(cancel);
         });
         let mut session = Self {
+            runtime,
             client,
+            watch: Watch { configuration, connector, process: 0 },
             side: endpoint.side,
             interrupt: interrupt.clone(),
             _cancel: cancel,
-            server: Server {
-                version: 0,
-                database: String::new(),
-                user: String::new(),
-                running_since: String::new(),
-                in_recovery: false,
-                system_identifier: None,
-            },
+            server: Server::default(),
         };
         session.greet()?;
         Ok(session)
@@ -112,9 +121,11 @@ impl Session {
         self.server = serde_json::from_str(&facts.unwrap_or_default()).map_err(|error| {
             Error::bug("a server's facts are not as expected").caused_by(&error)
         })?;
-        // Neither is worth failing for: some hosts forbid the one, some platforms the other.
+        self.watch.process = self.server.process;
+        // None of these is worth failing for: some hosts forbid a question, some platforms a setting.
         self.server.system_identifier =
             self.value("ask for the system identifier", catalog::SYSTEM_IDENTIFIER).ok().flatten();
+        self.server.timeline = self.value("ask for the timeline", catalog::TIMELINE).ok().flatten();
         let _ = self.run("set a setting", session::NOTICE_OUR_DEATH);
         if self.server.version < OLDEST_VERSION {
             return Err(Error::unreachable(format!(
@@ -175,39 +186,190 @@ impl Session {
 
     fn query(&mut self, purpose: &str, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
         self.interrupt.check()?;
-        self.client.simple_query(sql).map_err(|error| self.failed(purpose, &error))
+        let Self { runtime, client, watch, .. } = self;
+        let answer = runtime.block_on(watch.over(client.simple_query(sql)));
+        answer.map_err(|failure| self.explain(purpose, failure))
     }
 
-    /// Begins a COPY TO STDOUT.
-    pub fn copy_out(&mut self, purpose: &str, sql: &str) -> Result<CopyOutReader<'_>> {
+    /// Runs a COPY TO STDOUT and hands on what it sends, a row or more at a time.
+    pub fn copy_out(
+        &mut self,
+        purpose: &str,
+        sql: &str,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         self.interrupt.check()?;
-        let (side, interrupt) = (self.side, self.interrupt.clone());
-        self.client.copy_out(sql).map_err(|error| failure(side, &interrupt, purpose, &error))
+        let Self { runtime, client, watch, .. } = self;
+        let read = runtime.block_on(async {
+            let mut rows = pin!(watch.over(client.copy_out(sql)).await?);
+            // The clock is looked at when the alarm goes, not for every row.
+            let (mut heard, mut suspicious) = (false, false);
+            let mut alarm = pin!(sleep_until(Instant::now() + watch.interval()));
+            loop {
+                tokio::select! {
+                    biased;
+                    row = rows.next() => match row {
+                        Some(Ok(row)) => {
+                            take(&row).map_err(Failure::Ours)?;
+                            heard = true;
+                        }
+                        Some(Err(error)) => return Err(Failure::Server(error)),
+                        None => return Ok(()),
+                    },
+                    () = &mut alarm => {
+                        if heard {
+                            suspicious = false;
+                        } else if !watch.is_alive(&mut suspicious).await {
+                            return Err(Failure::Silence);
+                        }
+                        heard = false;
+                        alarm.as_mut().reset(Instant::now() + watch.interval());
+                    }
+                }
+            }
+        });
+        read.map_err(|failure| self.explain(purpose, failure))
     }
 
-    /// Begins a COPY FROM STDIN.
-    pub fn copy_in(&mut self, purpose: &str, sql: &str) -> Result<CopyInWriter<'_>> {
+    /// Runs a COPY FROM STDIN with the chunks that `next` gives, and returns how many rows
+    /// arrived.
+    pub fn copy_in(
+        &mut self,
+        purpose: &str,
+        sql: &str,
+        mut next: impl FnMut() -> Result<Option<Vec<u8>>>,
+    ) -> Result<u64> {
         self.interrupt.check()?;
-        let (side, interrupt) = (self.side, self.interrupt.clone());
-        self.client.copy_in(sql).map_err(|error| failure(side, &interrupt, purpose, &error))
+        let Self { runtime, client, watch, .. } = self;
+        let written = runtime.block_on(async {
+            let mut rows = pin!(watch.over(client.copy_in::<_, Bytes>(sql)).await?);
+            while let Some(chunk) = next().map_err(Failure::Ours)? {
+                match watch.over(rows.send(Bytes::from(chunk))).await {
+                    Ok(()) => {}
+                    Err(Failure::Server(_)) => break,
+                    Err(failure) => return Err(failure),
+                }
+            }
+            // Where sending failed, it only learnt that the server no longer listens; this says why.
+            watch.over(rows.finish()).await
+        });
+        written.map_err(|failure| self.explain(purpose, failure))
     }
 
-    /// What `error` means for the table at hand.
-    fn failed(&self, purpose: &str, error: &postgres::Error) -> Error {
-        failure(self.side, &self.interrupt, purpose, error)
+    /// What a failure means for the table at hand.
+    fn explain(&self, purpose: &str, failure: Failure) -> Error {
+        match failure {
+            Failure::Ours(error) => error,
+            _ if self.interrupt.signal().is_some() => Error::interrupted(),
+            Failure::Server(error) => failed(self.side, purpose, &error),
+            Failure::Silence => Error::unreachable(format!(
+                "cannot {purpose}: the {} does not answer any more",
+                self.side
+            ))
+            .hint("check the network between here and there"),
+        }
     }
 }
 
-/// What an error of either server means for the table at hand.
-pub fn failure(
-    side: Side,
-    interrupt: &Interrupt,
-    purpose: &str,
-    error: &(dyn std::error::Error + 'static),
-) -> Error {
-    if interrupt.signal().is_some() {
-        return Error::interrupted();
+/// Why a wait ended badly.
+enum Failure {
+    /// The server, or the connection, said so.
+    Server(tokio_postgres::Error),
+    /// Nobody says anything any more.
+    Silence,
+    /// What we do with the rows failed.
+    Ours(Error),
+}
+
+/// Tells a server that works in silence from one that cannot be heard any more.
+struct Watch {
+    configuration: Config,
+    connector: MakeRustlsConnect,
+    /// The server process of the session.
+    process: i32,
+}
+
+impl Watch {
+    /// After this much silence the server is asked through another connection.
+    fn interval(&self) -> Duration {
+        // Before the process is known there is nothing to ask for but an answer.
+        if self.process == 0 { CONNECT_TIMEOUT } else { SILENCE }
     }
+
+    async fn over<T>(
+        &self,
+        work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> std::result::Result<T, Failure> {
+        let mut work = pin!(work);
+        let mut suspicious = false;
+        loop {
+            match timeout(self.interval(), &mut work).await {
+                Ok(result) => return result.map_err(Failure::Server),
+                Err(_) if self.is_alive(&mut suspicious).await => {}
+                Err(_) => return Err(Failure::Silence),
+            }
+        }
+    }
+
+    /// Asks what the session's process does. It is not alive for us if it is gone, if nobody
+    /// answers, or if it waits for us twice in a row while we wait for it.
+    async fn is_alive(&self, suspicious: &mut bool) -> bool {
+        let question = session::doing(self.process);
+        let asked = timeout(CONNECT_TIMEOUT * 2, async {
+            let client = open(&self.configuration, &self.connector).await?;
+            client.simple_query(&question).await
+        });
+        let waits_for_us = match asked.await {
+            // The server refuses another session, but it is there.
+            Ok(Err(error)) => return error.code().is_some(),
+            Err(_) => return false,
+            Ok(Ok(messages)) => {
+                let Some(row) = messages.iter().find_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => Some(row),
+                    _ => None,
+                }) else {
+                    return false;
+                };
+                row.get(0) == Some("Client")
+            }
+        };
+        let alive = !(waits_for_us && *suspicious);
+        *suspicious = waits_for_us;
+        alive
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::bug("cannot start what drives a session").caused_by(&error))
+}
+
+async fn open(
+    configuration: &Config,
+    connector: &MakeRustlsConnect,
+) -> std::result::Result<Client, tokio_postgres::Error> {
+    let (client, connection) = configuration.connect(connector.clone()).await?;
+    // What ends the connection shows in the next statement as well.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
+}
+
+fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
+    let cannot = Error::unreachable(format!(
+        "cannot connect to the {} at `{}` as `{}`",
+        endpoint.side,
+        endpoint.address(),
+        endpoint.user
+    ))
+    .caused_by(error);
+    let hint = hint(endpoint, cannot.sqlstate.as_deref());
+    cannot.hint(hint)
+}
+
+/// What an error of either server means for the table at hand.
+fn failed(side: Side, purpose: &str, error: &tokio_postgres::Error) -> Error {
     let error = Error::table(format!("cannot {purpose} at the {side}")).caused_by(error);
     match remedy(side, error.sqlstate.as_deref().unwrap_or_default()) {
         Some(remedy) => error.hint(remedy),
@@ -258,9 +420,7 @@ fn configuration(endpoint: &Endpoint) -> Config {
             TlsMode::Disable => SslMode::Disable,
             TlsMode::Prefer => SslMode::Prefer,
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
-        })
-        // Notices such as "relation already exists, skipping" are of no use to anybody here.
-        .notice_callback(|_| {});
+        });
     if let Some(password) = &endpoint.password {
         config.password(password.reveal());
     }

@@ -103,7 +103,7 @@ impl Error {
     pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut next = Some(error);
         while let Some(error) = next {
-            if let Some(server) = error.downcast_ref::<postgres::error::DbError>() {
+            if let Some(server) = error.downcast_ref::<tokio_postgres::error::DbError>() {
                 return self.said_by_server(server);
             }
             let text = error.to_string();
@@ -118,7 +118,7 @@ impl Error {
         self
     }
 
-    fn said_by_server(mut self, server: &postgres::error::DbError) -> Self {
+    fn said_by_server(mut self, server: &tokio_postgres::error::DbError) -> Self {
         self.sqlstate = Some(server.code().code().to_owned());
         self.causes.push(format!("{} ({})", server.message(), server.code().code()));
         if let Some(detail) = server.detail() {

@@ -12,10 +12,19 @@ SELECT json_build_object(
   'database', current_database(),
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
+  'process', pg_backend_pid(),
   'in_recovery', pg_is_in_recovery())";
 
 /// The cluster's own number. Some hosts forbid the question.
 pub const SYSTEM_IDENTIFIER: &str = "SELECT system_identifier::text FROM pg_control_system()";
+
+/// The timeline the server is on. A primary knows it from its log; `pg_control_checkpoint()` still
+/// says the old one between a promotion and the checkpoint that follows it.
+pub const TIMELINE: &str = "\
+SELECT CASE WHEN pg_is_in_recovery()
+  THEN (SELECT timeline_id FROM pg_control_checkpoint())
+  ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
+END::text";
 
 /// Replaces every domain, starting from the type and modifier that two expressions name.
 fn without_domains(oid: &str, modifier: &str) -> String {

@@ -91,3 +91,9 @@ pub const SAVEPOINT: &str = "SAVEPOINT attempt";
 
 /// Goes back to that point.
 pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT attempt";
+
+/// What a server process waits for, such as `Client` or `Lock`: one row while it is there.
+#[must_use]
+pub fn doing(process: i32) -> String {
+    format!("SELECT wait_event_type FROM pg_catalog.pg_stat_activity WHERE pid = {process}")
+}
