@@ -2,6 +2,7 @@
 
 use crate::config::{Endpoint, Side};
 use crate::copy;
+use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::pg_dump;
@@ -48,8 +49,13 @@ impl Application<'_> {
 
     fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
         let Some(copied) = self.load(plan)? else { return Ok(Applied::Nothing) };
+        crash::at("loaded");
         let mut merged = None;
-        for step in &plan.after {
+        for (number, step) in plan.after.iter().enumerate() {
+            let last = number + 1 == plan.after.len();
+            if last {
+                crash::at("receipt-written");
+            }
             let session = match step.on {
                 Side::Source => &mut *self.source,
                 Side::Destination => &mut *self.destination,
@@ -57,6 +63,10 @@ impl Application<'_> {
             let written = perform(session, step, self.log, self.table)?;
             if step.result == Outcome::RowsMerged {
                 *merged.get_or_insert(0) += written;
+                crash::at("merged");
+            }
+            if last {
+                crash::at("committed");
             }
         }
         Ok(Applied::Rows(merged.unwrap_or(copied)))
@@ -95,7 +105,10 @@ impl Application<'_> {
                     perform(destination, step, log, table)?;
                 }
                 debug(log, table, Side::Destination, &load.into);
-                let arrived = |bytes| progress.add(bytes);
+                let arrived = |bytes| {
+                    progress.add(bytes);
+                    crash::at("loading");
+                };
                 copy::write(destination, &load.into, incoming, arrived).map(Some)
             },
         )

@@ -2,21 +2,45 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::db::Session;
+use crate::db::{APPLICATION_NAME, Session};
 use crate::error::{Error, Result, did_you_mean};
-use crate::sql::{Qualified, catalog};
+use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
 use crate::table::{DestinationTable, SourceTable};
+use crate::watermark::Activity;
+
+/// Those of the named tables that the source has.
+pub fn source_tables(
+    session: &mut Session,
+    schema: &str,
+    names: &[&str],
+) -> Result<Vec<SourceTable>> {
+    documents(session, "read the catalog", &catalog::source_tables(schema, names))
+}
 
 /// The named table at the source.
 ///
 /// Fails with a suggestion where there is none.
 pub fn source_table(session: &mut Session, name: &Qualified) -> Result<SourceTable> {
-    let sql = catalog::source_tables(&name.schema, &[&name.name]);
-    match documents(session, "read the catalog", &sql)?.pop() {
+    match source_tables(session, &name.schema, &[&name.name])?.pop() {
         Some(table) => Ok(table),
         None => Err(missing(session, name)?),
     }
+}
+
+/// The transactions in flight at the source.
+pub fn activity(session: &mut Session) -> Result<Activity> {
+    let question = sql::activity::in_flight(APPLICATION_NAME);
+    let mut activity = Activity::default();
+    for row in session.rows("read the transactions in flight", &question)? {
+        if let [Some(kind), Some(name)] = &row[..] {
+            match kind.as_str() {
+                "prepared" => activity.prepared.insert(name.clone()),
+                _ => activity.transactions.insert(name.clone()),
+            };
+        }
+    }
+    Ok(activity)
 }
 
 fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {

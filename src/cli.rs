@@ -93,6 +93,9 @@ pub struct Sync {
     /// Stop at the first table that fails
     #[arg(long)]
     fail_fast: bool,
+    /// For the tests: end the process at this point
+    #[arg(long, hide = true, value_parser = clap::builder::PossibleValuesParser::new(crate::crash::POINTS))]
+    pub crash_at: Option<String>,
 }
 
 impl From<Sync> for Request {

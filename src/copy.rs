@@ -72,7 +72,8 @@ impl Incoming {
             Ok(Message::Rows(bytes)) => {
                 let nothing = format == Format::Binary && bytes.len() == EMPTY_BINARY_BYTES;
                 self.first = Some(Message::Rows(bytes));
-                nothing
+                // The reader must get rid of its last word, else it takes us for gone.
+                nothing && matches!(self.receiver.recv(), Ok(Message::End))
             }
             Err(_) => false,
         }

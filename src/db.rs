@@ -370,7 +370,11 @@ fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
 
 /// What an error of either server means for the table at hand.
 fn failed(side: Side, purpose: &str, error: &tokio_postgres::Error) -> Error {
-    let error = Error::table(format!("cannot {purpose} at the {side}")).caused_by(error);
+    let cannot = format!("cannot {purpose} at the {side}");
+    // What the server did not say, the connection did.
+    let lost = error.as_db_error().is_none();
+    let cannot = if lost { Error::unreachable(cannot) } else { Error::table(cannot) };
+    let error = cannot.caused_by(error);
     match remedy(side, error.sqlstate.as_deref().unwrap_or_default()) {
         Some(remedy) => error.hint(remedy),
         None => error,

@@ -77,6 +77,20 @@ impl Error {
             .hint("this is a bug in incremental-replication; please report it with the lines above")
     }
 
+    /// Whether the same may succeed when it is tried again a little later: the connection was
+    /// lost, the server restarts or is out of something, transactions got in each other's way.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match (self.sqlstate.as_deref(), self.kind) {
+            // A cancelled statement was cancelled by somebody, and a full disk stays full.
+            (Some("57014" | "53100"), _) => false,
+            (Some(sqlstate), _) => {
+                ["08", "40", "53", "57"].iter().any(|class| sqlstate.starts_with(class))
+            }
+            (None, kind) => kind == Kind::Unreachable,
+        }
+    }
+
     /// Adds a cause below those that are there.
     #[must_use]
     pub fn because(mut self, cause: impl Into<String>) -> Self {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -14,6 +14,9 @@ const REPEAT: Duration = Duration::from_millis(500);
 
 /// How long the run may take to end in good order. Servers roll back on their own after that.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a signal may go unnoticed in a pause.
+const NAP: Duration = Duration::from_millis(50);
 
 type Cancel = Box<dyn Fn() + Send>;
 
@@ -74,6 +77,16 @@ impl Interrupt {
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         Some(self.0.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
+    /// Sleeps, and fails as soon as a signal arrives.
+    pub fn sleep(&self, length: Duration) -> Result<()> {
+        let until = Instant::now() + length;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            self.check()?;
+            std::thread::sleep(left.min(NAP));
+        }
+        self.check()
     }
 
     /// Fails once a signal has arrived.

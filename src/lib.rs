@@ -25,6 +25,7 @@ pub mod watermark;
 pub mod apply;
 pub mod catalog;
 pub mod copy;
+pub mod crash;
 pub mod db;
 pub mod interrupt;
 pub mod pg_dump;

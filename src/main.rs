@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use incremental_replication::cli::{Cli, Command};
 use incremental_replication::config::{self, Pipeline};
+use incremental_replication::crash;
 use incremental_replication::error::{Error, Kind, Result};
 use incremental_replication::interrupt::Interrupt;
 use incremental_replication::notify;
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, log: &Log) -> Result<u8> {
     match cli.command {
-        Command::Sync(typed) => {
+        Command::Sync(mut typed) => {
+            if let Some(point) = typed.crash_at.take() {
+                crash::choose(point);
+            }
             let pipeline = config::load(&cli.directory, &environment())?;
             let interrupt = Interrupt::listen()?;
             let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;

@@ -16,6 +16,16 @@ use crate::sql::{Qualified, identifier};
 /// The program, looked up on the PATH.
 const PROGRAM: &str = "pg_dump";
 
+/// By these words pg_dump tells that it lost the server. The snapshot it was given is gone with
+/// the session that exported it.
+const LOST_CONNECTION: [&str; 5] = [
+    "server closed the connection",
+    "terminating connection",
+    "connection to server",
+    "the database system is",
+    "invalid snapshot identifier",
+];
+
 /// How much of what pg_dump has to say is kept.
 const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
 
@@ -119,7 +129,10 @@ impl Dump {
         if status.success() {
             return Ok(());
         }
-        let mut error = Error::table(format!("pg_dump ended with {status}"));
+        let said = complaints.as_deref().unwrap_or_default();
+        let message = format!("pg_dump ended with {status}");
+        let lost = LOST_CONNECTION.iter().any(|sign| said.contains(sign));
+        let mut error = if lost { Error::unreachable(message) } else { Error::table(message) };
         error.causes.extend(
             complaints
                 .iter()

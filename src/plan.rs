@@ -6,16 +6,18 @@
 mod decision;
 mod incremental;
 mod initial;
+mod reading;
 mod shape;
 
 pub use decision::{Decision, Remembered, decide};
-pub use incremental::incremental;
+pub use incremental::{Merge, incremental};
 pub use initial::{First, initial};
+pub use reading::{Since, since};
 pub use shape::{Shape, shape};
 
 use crate::config::{Rule, Side};
 use crate::error::Error;
-use crate::receipt::Receipt;
+use crate::receipt::Origin;
 use crate::sql::Qualified;
 use crate::sql::copy::Format;
 use crate::table::{DestinationTable, SourceTable};
@@ -37,8 +39,8 @@ pub struct Situation<'a> {
     pub staging: Option<&'a DestinationTable>,
     /// The destination's version, as `server_version_num`.
     pub destination_version: u32,
-    /// The receipt that this sync will leave.
-    pub receipt: &'a Receipt,
+    /// What a copy made now is made with.
+    pub origin: &'a Origin,
 }
 
 impl Situation<'_> {
@@ -107,6 +109,8 @@ pub struct Plan {
     pub reason: String,
     /// What else the log should say.
     pub notes: Vec<String>,
+    /// What it should say with `-v`.
+    pub details: Vec<String>,
     /// Before the rows travel.
     pub before: Vec<Step>,
     /// The rows' way.

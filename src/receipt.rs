@@ -4,6 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::table::Storage;
+use crate::watermark::Watermark;
+use crate::watermark::overlap::Position;
+
 /// The version this tool writes. It reads all earlier ones.
 pub const VERSION: u32 = 1;
 
@@ -14,6 +18,17 @@ pub struct Receipt {
     pub version: u32,
     /// The pipeline that wrote it, for people.
     pub pipeline: String,
+    /// What the copy was made with.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// How far it has come.
+    #[serde(flatten)]
+    pub progress: Progress,
+}
+
+/// What a copy was made with. When one of these changes, the table is copied again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
     /// Where the rows come from.
     pub source: SourceIdentity,
     /// The source table's object identifier.
@@ -28,9 +43,53 @@ pub struct Receipt {
     pub columns: Vec<CopiedColumn>,
     /// The condition that rows had to meet.
     pub filter: Option<String>,
-    /// The greatest replication key when the rows were read, as PostgreSQL's text. The next sync
-    /// starts here; without one it reads the table whole.
-    pub watermark: Option<String>,
+}
+
+/// How far a copy has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The replication key to go on from.
+    #[serde(flatten)]
+    pub watermark: Watermark,
+    /// The snapshot that was read last.
+    pub position: Option<Position>,
+    /// Where the rows were stored then; what is new or was rewritten since is read whole.
+    pub storage: Option<Vec<Storage>>,
+}
+
+impl Progress {
+    /// Whether a receipt with this progress serves the next sync as well as one with `newer`, where
+    /// no row travelled in between. What pending marks and a newer snapshot would spare it is not
+    /// worth a write for every idle table in every run.
+    #[must_use]
+    pub fn serves_as_well_as(&self, newer: &Self) -> bool {
+        let history = |progress: &Self| {
+            let position = progress.position.clone()?;
+            Some((position.system_identifier, position.timeline))
+        };
+        self.watermark.start == newer.watermark.start
+            && self.storage == newer.storage
+            && history(self) == history(newer)
+    }
+
+    /// What both of two agree on: a sync that starts there reads all that either would. `start` is
+    /// the lower of their watermarks.
+    #[must_use]
+    pub fn earlier(self, other: Self, start: Option<String>) -> Self {
+        let position = match (self.position, other.position) {
+            (Some(one), Some(other)) if one.start == start && other.start == start => {
+                Some(if one.snapshot_xmin <= other.snapshot_xmin { one } else { other })
+            }
+            _ => None,
+        };
+        let storage = match (self.storage, other.storage) {
+            (Some(one), Some(other)) => {
+                Some(one.into_iter().filter(|part| other.contains(part)).collect())
+            }
+            _ => Some(Vec::new()),
+        };
+        Self { watermark: Watermark { start, pending: Vec::new() }, position, storage }
+    }
 }
 
 /// Where rows come from.
@@ -57,8 +116,8 @@ pub struct CopiedColumn {
     pub data_type: String,
 }
 
-impl Receipt {
-    /// Why a copy made with this receipt does not serve what is wanted now, as the second half of
+impl Origin {
+    /// Why a copy made from here does not serve what is wanted now, as the second half of
     /// a sentence; `None` where it does.
     #[must_use]
     pub fn outdated_by(&self, now: &Self) -> Option<String> {

@@ -1,5 +1,6 @@
 //! Text of SQL, made from plain data by pure functions. Nothing here runs a statement.
 
+pub mod activity;
 pub mod catalog;
 pub mod copy;
 pub mod ddl;

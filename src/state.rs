@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::plan::Remembered;
 use crate::receipt::{Receipt, VERSION};
 use crate::sql::{self, Qualified};
 use crate::table::{DestinationTable, RECEIPTS};
-use crate::watermark::Key;
+use crate::watermark::key::Key;
 
 /// The folder of state files in a pipeline's directory.
 const FOLDER: &str = "sync-state";
@@ -21,8 +22,10 @@ const FOLDER: &str = "sync-state";
 pub struct Found {
     /// What counts.
     pub remembered: Remembered,
-    /// Whether the destination holds a receipt.
-    pub receipt_there: bool,
+    /// The receipt at the destination, as it stands there.
+    pub receipt: Option<Receipt>,
+    /// Whether the state file repeats it.
+    pub file_repeats_it: bool,
     /// Things worth a warning.
     pub warnings: Vec<String>,
 }
@@ -39,23 +42,25 @@ pub fn remember(
 ) -> Result<Found> {
     let mut warnings = Vec::new();
     let receipt = read_receipt(destination, table)?;
-    let receipt_there = receipt.is_some();
     let file = read_file(directory, &table.name, &mut warnings)?;
-    // Without a table or a key there is nothing to continue, and no column to ask.
+    let (found, file_repeats_it) = (receipt.clone(), receipt == file);
+    // Without a table there is nothing to continue, and without a key no column to ask.
     let there = destination_table.is_some();
     let remembered = match (receipt, file, key) {
-        (Some(receipt), Some(file), Some(key)) if receipt.watermark != file.watermark => {
-            let older = older(destination, &receipt, &file, key)?;
+        (Some(receipt), Some(file), _) if receipt.progress != file.progress => {
+            let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
             warnings.push(format!(
                 "the receipt says {} and {} says {}: the older one counts",
-                said(receipt.watermark.as_deref()),
+                said(one.as_deref()),
                 file_name(&table.name),
-                said(file.watermark.as_deref())
+                said(other.as_deref())
             ));
-            Remembered::Receipt(Box::new(Receipt { watermark: older, ..receipt }))
+            let start = older(destination, one.as_deref(), other.as_deref(), key)?;
+            let progress = receipt.progress.earlier(file.progress, start);
+            Remembered::Receipt(Box::new(Receipt { progress, ..receipt }))
         }
         (Some(receipt), _, _) => Remembered::Receipt(Box::new(receipt)),
-        (None, Some(file), Some(key)) if there => {
+        (None, Some(file), key) if there => {
             confirmed(destination, table, file, key, &mut warnings)?
         }
         (None, None, Some(key)) if there && predecessors_file(directory, &table.name).is_file() => {
@@ -63,7 +68,7 @@ pub fn remember(
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
-    Ok(Found { remembered, receipt_there, warnings })
+    Ok(Found { remembered, receipt: found, file_repeats_it, warnings })
 }
 
 fn said(watermark: Option<&str>) -> &str {
@@ -72,11 +77,11 @@ fn said(watermark: Option<&str>) -> &str {
 
 fn older(
     destination: &mut Session,
-    receipt: &Receipt,
-    file: &Receipt,
-    key: &Key,
+    one: Option<&str>,
+    other: Option<&str>,
+    key: Option<&Key>,
 ) -> Result<Option<String>> {
-    let (Some(one), Some(other)) = (&receipt.watermark, &file.watermark) else { return Ok(None) };
+    let (Some(one), Some(other), Some(key)) = (one, other, key) else { return Ok(None) };
     let question = sql::copy::lower_key(one, other, &key.sql_type);
     destination.value("compare the receipt with the state file", &question)
 }
@@ -86,10 +91,10 @@ fn confirmed(
     destination: &mut Session,
     table: &Qualified,
     file: Receipt,
-    key: &Key,
+    key: Option<&Key>,
     warnings: &mut Vec<String>,
 ) -> Result<Remembered> {
-    if let Some(watermark) = &file.watermark {
+    if let (Some(watermark), Some(key)) = (&file.progress.watermark.start, key) {
         let question = sql::copy::has_reached(table, &key.column, watermark, &key.sql_type);
         let reached = destination.value("compare the state file with the rows", &question)?;
         if reached.as_deref() != Some("t") {
@@ -181,7 +186,9 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
         file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()?;
+        crash::at("state-file-written");
         fs::rename(&temporary, &path)?;
+        crash::at("state-file-renamed");
         File::open(&folder)?.sync_all()
     };
     write().map_err(|error| {

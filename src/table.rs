@@ -2,7 +2,7 @@
 
 pub mod dependent;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::sql::Qualified;
 
@@ -73,6 +73,31 @@ pub struct SourceTable {
     pub in_extension: bool,
     /// The sequences of its serial and identity columns.
     pub sequences: Vec<Qualified>,
+    /// Where its rows are stored: itself, or its partitions and children.
+    pub storage: Vec<Storage>,
+    /// Whether some of its rows are in foreign tables, which have no `xmin`.
+    pub has_foreign_parts: bool,
+    /// The snapshot in which all this was read.
+    pub snapshot: Snapshot,
+}
+
+/// A table that holds rows, and the file they are in. TRUNCATE, CLUSTER and a rewrite by ALTER
+/// TABLE give a table another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Storage {
+    /// The table's object identifier.
+    pub oid: u32,
+    /// `pg_class.relfilenode`.
+    pub file: u32,
+}
+
+/// The transactions that a snapshot sees, in 64 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Snapshot {
+    /// All below have ended.
+    pub xmin: u64,
+    /// None from here on had begun to write.
+    pub xmax: u64,
 }
 
 /// A column at the source.
@@ -132,6 +157,17 @@ impl SourceTable {
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&SourceColumn> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Why its rows do not tell which transaction wrote them, if so.
+    #[must_use]
+    pub fn lacks_xmin(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::View => Some("it is a view"),
+            Kind::ForeignTable => Some("it is a foreign table"),
+            _ if self.has_foreign_parts => Some("some of its rows are in foreign tables"),
+            _ => None,
+        }
     }
 
     /// Whether the source itself makes sure that these columns identify a row.

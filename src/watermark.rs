@@ -1,93 +1,185 @@
-//! Which replication keys there are, which value may become a watermark, and what a sync reads.
+//! The watermark: where the next sync starts to read, so that no row is ever lost.
 //!
-//! A sync reads every row whose key is at or above the watermark, so that rows which share the
-//! last key are never lost, and every row without a key.
+//! # The danger
+//!
+//! A cursor alone loses rows. A transaction that began before a sync and commits after it writes
+//! keys *below* the greatest key that the sync saw; the next sync starts above them.
+//!
+//! # The method
+//!
+//! A **mark** is taken before the data is read: `M`, the greatest replication key visible, then
+//! `F`, the transactions in flight, read after `M`. Every transaction holds a lock on its own
+//! virtual transaction id from its begin to its end, and every role may read `pg_locks`; `F` is
+//! those of client sessions of this database other than our own. After a short wait (`settle`),
+//! which ends as soon as all of `F` have ended, the transactions still in flight are read as `A`,
+//! in a statement of its own that is finished before the snapshot exists. Only then is the
+//! snapshot taken that is copied.
+//!
+//! A mark is **safe** once `F` and `A` have no transaction in common. The next sync starts at the
+//! `M` of the newest safe mark. Marks that are not safe yet are kept, and looked at again by the
+//! next sync against its own `A`.
+//!
+//! # The argument
+//!
+//! Let T write a row that the copied snapshot does not see. If T began after the safe mark was
+//! taken, the row's key is at least `M`: keys do not run backwards. If T began before, it was in
+//! `F`; being unfinished when the snapshot was taken, which is after `A` was read, it is in `A` as
+//! well; so the mark was not safe. Either way the next sync, which starts at `M`, reads the row.
+//!
+//! `A` must be read before the snapshot and not in it: a transaction that ended in between would
+//! be missing in `A` and invisible in the snapshot, and its rows lost. `A` may be read any time
+//! before: a transaction that ends after `A` only makes a mark look less safe than it is. So one
+//! `A` serves all tables of a run.
+//!
+//! The argument needs no privilege and no clock, and holds for timestamps in any time zone and for
+//! sequences. A prepared transaction gives up its virtual transaction id without having ended, so
+//! that nothing is safe while this database has one. Virtual transaction ids are used again after
+//! a restart of the server, which can only make a mark look less safe than it is.
+//!
+//! # What it does not cover
+//!
+//! Clocks of application servers that disagree, sequences with CACHE above 1, the instant between
+//! a session's look at the clock and its lock, imports that write old keys, and a standby, which
+//! cannot see the transactions of its primary. For these, `lookback` reads that far below the
+//! watermark, and [`overlap`] keeps unchanged rows of the overlap from travelling.
 
-use crate::sql::copy;
-use crate::table::DataType;
+pub mod key;
+pub mod overlap;
 
-/// A replication key with what SQL must know of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// The column.
-    pub column: String,
-    /// What kind of values it has.
-    pub key_type: KeyType,
-    /// Its type as SQL, for casting literals to it.
-    pub sql_type: String,
+#[cfg(test)]
+mod history;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// The most marks that are kept. Every one that is dropped only makes the watermark advance later.
+const MOST_PENDING: usize = 32;
+
+/// Where the next sync starts, and which marks may let the one after it start later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// The replication key to start at, as PostgreSQL's text; without one, all rows are read.
+    #[serde(rename = "watermark")]
+    pub start: Option<String>,
+    /// Marks that are not safe yet, the oldest first.
+    #[serde(rename = "pending_marks", default)]
+    pub pending: Vec<Mark>,
 }
 
-/// The types a replication key may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyType {
-    /// `smallint`, `integer`, `bigint`.
-    Integer,
-    /// `numeric`.
-    Numeric,
-    /// `date`.
-    Date,
-    /// `timestamp without time zone`.
-    Timestamp,
-    /// `timestamp with time zone`.
-    TimestampWithTimeZone,
-    /// `uuid`, of version 7 if it is to grow.
-    Uuid,
-    /// `text` and `character varying`.
-    Text,
+/// The greatest replication key, and who was at work when it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// `M`, as PostgreSQL's text.
+    pub key: String,
+    /// `F`, as virtual transaction ids, without those known to have ended.
+    pub in_flight: BTreeSet<String>,
 }
 
-/// The types, for the error that names a wrong one.
-pub const KEY_TYPES: &str =
-    "smallint, integer, bigint, numeric, date, timestamp, timestamptz, uuid or text";
+/// The transactions in flight at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Virtual transaction ids of client sessions of the source database.
+    pub transactions: BTreeSet<String>,
+    /// The names of its prepared transactions.
+    pub prepared: BTreeSet<String>,
+}
 
-impl KeyType {
-    /// The kind of key a column's type makes, if it makes one.
+impl Watermark {
+    /// The watermark after a sync that took the mark `new` and then read `still_active`, before
+    /// its snapshot. There is no mark where the table holds no key.
     #[must_use]
-    pub fn of(data_type: &DataType) -> Option<Self> {
-        if data_type.base.oid >= crate::mapping::FIRST_USER_OID {
-            return None;
+    pub fn advance(&self, new: Option<Mark>, still_active: &Activity) -> Self {
+        let mut marks: Vec<Mark> = self.pending.clone();
+        marks.extend(new);
+        for mark in &mut marks {
+            mark.in_flight.retain(|transaction| still_active.transactions.contains(transaction));
         }
-        Some(match data_type.base.name.as_str() {
-            "int2" | "int4" | "int8" => Self::Integer,
-            "numeric" => Self::Numeric,
-            "date" => Self::Date,
-            "timestamp" => Self::Timestamp,
-            "timestamptz" => Self::TimestampWithTimeZone,
-            "uuid" => Self::Uuid,
-            "text" | "varchar" => Self::Text,
-            _ => return None,
-        })
-    }
-
-    /// The SQL condition on `{key}` that keeps out what must not move a watermark: a key in the
-    /// future, or one above all others, would hide every later row. A key without time zone may be
-    /// any zone's wall clock, and those run up to 14 hours ahead of UTC.
-    fn limit(self) -> Option<&'static str> {
-        match self {
-            Self::Integer | Self::Uuid | Self::Text => None,
-            // Infinity came with PostgreSQL 14, so it is told by its text; NaN sorts above it.
-            Self::Numeric => Some("{key} < 'NaN' AND {key}::text <> 'Infinity'"),
-            Self::Date => Some(
-                "{key} <= (statement_timestamp() AT TIME ZONE 'UTC' + interval '14 hours')::date",
-            ),
-            Self::Timestamp => {
-                Some("{key} <= statement_timestamp() AT TIME ZONE 'UTC' + interval '14 hours'")
-            }
-            Self::TimestampWithTimeZone => Some("{key} <= statement_timestamp()"),
-        }
+        let safe = |mark: &Mark| mark.in_flight.is_empty() && still_active.prepared.is_empty();
+        let newest_safe = marks.iter().rposition(safe);
+        let start = newest_safe.map(|at| marks[at].key.clone()).or_else(|| self.start.clone());
+        let pending = marks.split_off(newest_safe.map_or(0, |at| at + 1));
+        let pending = thinned(worthwhile(pending, start.as_deref()));
+        Self { start, pending }
     }
 }
 
-impl Key {
-    /// The query for the greatest key that may become a watermark.
-    #[must_use]
-    pub fn greatest(&self, table: &crate::sql::Qualified) -> String {
-        copy::greatest_key(table, &self.column, self.key_type.limit())
+/// Without marks that would not let a sync start later than an older one with the same key, which
+/// is safe no later.
+fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
+    let mut kept: Vec<Mark> = Vec::new();
+    for mark in pending {
+        let known = kept.last().map(|last| last.key.as_str()).or(start);
+        if known != Some(mark.key.as_str()) {
+            kept.push(mark);
+        }
+    }
+    kept
+}
+
+/// Few enough marks, the newer the denser.
+fn thinned(mut pending: Vec<Mark>) -> Vec<Mark> {
+    if pending.len() > MOST_PENDING {
+        let newer = pending.split_off(MOST_PENDING / 2);
+        pending = pending.into_iter().step_by(2).chain(newer).collect();
+    }
+    pending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// The condition on the rows that a sync reads; none where there is no watermark yet.
-    #[must_use]
-    pub fn since(&self, watermark: Option<&str>) -> Option<String> {
-        watermark.map(|watermark| copy::from_key(&self.column, watermark, &self.sql_type))
+    fn mark(key: &str, in_flight: &[&str]) -> Option<Mark> {
+        Some(Mark { key: key.to_owned(), in_flight: set(in_flight) })
+    }
+
+    fn active(transactions: &[&str]) -> Activity {
+        Activity { transactions: set(transactions), prepared: BTreeSet::new() }
+    }
+
+    #[test]
+    fn a_mark_is_safe_once_all_that_were_in_flight_have_ended() {
+        let watermark = Watermark::default().advance(mark("5", &[]), &active(&["9/9"]));
+        assert_eq!((watermark.start.as_deref(), watermark.pending.len()), (Some("5"), 0));
+        let watermark = watermark.advance(mark("7", &["1/1", "2/2"]), &active(&["1/1"]));
+        assert_eq!(watermark.start.as_deref(), Some("5"));
+        assert_eq!(watermark.pending, [mark("7", &["1/1"]).unwrap()]);
+        let watermark = watermark.advance(mark("8", &["1/1"]), &active(&["1/1", "3/3"]));
+        assert_eq!(watermark.start.as_deref(), Some("5"));
+        let watermark = watermark.advance(mark("9", &["3/3"]), &active(&["3/3"]));
+        assert_eq!(watermark.start.as_deref(), Some("8"));
+        assert_eq!(watermark.pending, [mark("9", &["3/3"]).unwrap()]);
+    }
+
+    #[test]
+    fn nothing_is_safe_while_a_transaction_is_prepared() {
+        let prepared = Activity { transactions: set(&[]), prepared: set(&["gid"]) };
+        let watermark = Watermark::default().advance(mark("5", &[]), &prepared);
+        assert_eq!(watermark.start, None);
+        assert_eq!(watermark.advance(None, &active(&[])).start.as_deref(), Some("5"));
+    }
+
+    #[test]
+    fn an_idle_table_gathers_no_marks() {
+        let mut watermark = Watermark::default().advance(mark("5", &[]), &active(&[]));
+        for _ in 0..3 {
+            watermark = watermark.advance(mark("5", &["1/1"]), &active(&["1/1"]));
+        }
+        assert_eq!(watermark.pending, []);
+    }
+
+    #[test]
+    fn marks_behind_an_endless_transaction_stay_few() {
+        let mut watermark = Watermark::default();
+        for key in 0..10_000 {
+            watermark = watermark.advance(mark(&key.to_string(), &["1/1"]), &active(&["1/1"]));
+            assert!(watermark.pending.len() <= MOST_PENDING);
+        }
+        assert_eq!(watermark.advance(None, &active(&[])).start.as_deref(), Some("9999"));
     }
 }

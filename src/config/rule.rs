@@ -1,8 +1,12 @@
 //! One table's rule in `tables-config.json`, and the reading of that file.
 
+use std::time::Duration;
+
+use jiff::SignedDuration;
 use serde_json::{Map, Value};
 
 use crate::error::did_you_mean;
+use crate::watermark::key::Lookback;
 
 /// How one table is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,21 +29,42 @@ pub struct Rule {
     pub filter: Option<String>,
     /// How the first copy is read.
     pub initial: InitialPath,
+    /// How far below the watermark is read.
+    pub lookback: Option<Lookback>,
+    /// How long a run waits for transactions in flight to end.
+    pub settle: Duration,
 }
+
+/// The wait where the rule says nothing.
+const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
+
+/// The longest wait that makes sense: transactions that take longer hold the watermark back, and
+/// nothing else.
+const LONGEST_SETTLE: Duration = Duration::from_mins(10);
 
 /// What grows when a row is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplicationKey {
     /// A column of the table.
     Column(String),
+    /// The transaction that wrote the row version, which every table has.
+    Xmin,
 }
 
 impl ReplicationKey {
-    /// The column's name.
+    /// The word in `tables-config.json`, which no column can have as its name.
+    const XMIN: &str = "xmin";
+
+    fn new(name: String) -> Self {
+        if name == Self::XMIN { Self::Xmin } else { Self::Column(name) }
+    }
+
+    /// As `tables-config.json` and receipts have it.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
             Self::Column(name) => name,
+            Self::Xmin => Self::XMIN,
         }
     }
 }
@@ -62,6 +87,15 @@ impl Mode {
     #[must_use]
     pub fn name(self) -> &'static str {
         name_of(&Self::NAMES, self)
+    }
+
+    /// Whether it goes by a replication key.
+    #[must_use]
+    pub fn has_key(self) -> bool {
+        match self {
+            Self::IncrementalDeduped => true,
+            Self::FullRefresh => false,
+        }
     }
 }
 
@@ -131,7 +165,7 @@ fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'stat
 }
 
 /// The keys a table may have, in the order of the documentation.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "name",
     "replication_key",
     "unique_cols",
@@ -139,6 +173,8 @@ const KEYS: [&str; 9] = [
     "on_schema_change",
     "columns",
     "where",
+    "lookback",
+    "settle",
     "initial",
     "destination_name",
 ];
@@ -263,12 +299,12 @@ impl Fields<'_> {
         }
         let name = name.unwrap_or_default();
         let mode = self.choice("mode", &Mode::NAMES);
-        let replication_key = self.name("replication_key").map(ReplicationKey::Column);
+        let replication_key = self.name("replication_key").map(ReplicationKey::new);
         let keyless = !self.object.contains_key("replication_key");
         if self.whole && mode == Mode::IncrementalDeduped && keyless {
             self.mistake(
                 "`replication_key` is missing: name the column that grows when a row is written, \
-                 or set \"mode\" to \"full-refresh\"",
+                 or \"xmin\", or set \"mode\" to \"full-refresh\"",
             );
         }
         Rule {
@@ -281,7 +317,39 @@ impl Fields<'_> {
             columns: self.columns(),
             filter: self.text("where").filter(|condition| !condition.trim().is_empty()),
             initial: self.choice("initial", &InitialPath::NAMES),
+            lookback: self.lookback(),
+            settle: self.settle(),
         }
+    }
+
+    fn lookback(&mut self) -> Option<Lookback> {
+        match self.object.get("lookback")? {
+            Value::Number(number) => {
+                let distance = number.as_u64();
+                if distance.is_none() {
+                    self.mistake("`lookback` is neither a duration nor a whole number from 0 on");
+                }
+                distance.map(Lookback::Number)
+            }
+            _ => self.duration("lookback").map(Lookback::Time),
+        }
+    }
+
+    fn settle(&mut self) -> Duration {
+        let Some(settle) = self.duration("settle") else { return DEFAULT_SETTLE };
+        if settle > LONGEST_SETTLE {
+            self.mistake("`settle` is longer than 10 minutes");
+        }
+        settle
+    }
+
+    fn duration(&mut self, key: &str) -> Option<Duration> {
+        let text = self.text(key)?;
+        let parsed = text.parse::<SignedDuration>().ok().and_then(|length| length.try_into().ok());
+        if parsed.is_none() {
+            self.mistake(&format!("`{key}` is `{text}`, not a duration such as \"90s\" or \"5m\""));
+        }
+        parsed
     }
 
     fn mistake(&mut self, what: &str) {

@@ -3,7 +3,7 @@
 use super::{Situation, SyncType};
 use crate::config::{Mode, OnSchemaChange};
 use crate::error::{Error, Result};
-use crate::receipt::Receipt;
+use crate::receipt::{Progress, Receipt};
 use crate::table::{Column, DestinationTable, Kind};
 
 /// What is known from earlier syncs.
@@ -30,10 +30,10 @@ pub enum Decision {
         /// Why, as the second half of a sentence.
         reason: String,
     },
-    /// Rows from the watermark on are merged; without one, all rows.
+    /// Rows that changed since are merged.
     Merge {
-        /// The replication key to start at.
-        watermark: Option<String>,
+        /// How far the copy has come.
+        progress: Progress,
         /// Why, as the second half of a sentence.
         reason: String,
     },
@@ -71,12 +71,16 @@ pub fn decide(
         let staging = situation.staging_name().name;
         return Ok(Decision::initial(format!("there is no staging table `{staging}`")));
     }
-    let (watermark, outdated) = match remembered {
+    let (progress, outdated) = match remembered {
         Remembered::Nothing(reason) => return Ok(Decision::initial(reason.as_str())),
         Remembered::Receipt(receipt) => {
-            (receipt.watermark.clone(), receipt.outdated_by(situation.receipt))
+            (receipt.progress.clone(), receipt.origin.outdated_by(situation.origin))
         }
-        Remembered::Predecessor { greatest_key } => (Some(greatest_key.clone()), None),
+        Remembered::Predecessor { greatest_key } => {
+            let mut progress = Progress::default();
+            progress.watermark.start = Some(greatest_key.clone());
+            (progress, None)
+        }
     };
     let schema_change = schema_change(&situation.shape.columns, &destination.columns);
     if let Some(change) = &schema_change
@@ -91,14 +95,15 @@ pub fn decide(
     if let Some(reason) = outdated.or(schema_change) {
         return Ok(Decision::initial(reason));
     }
-    let reason = match (remembered, &watermark) {
+    let reason = match (remembered, &progress.watermark.start) {
         (Remembered::Predecessor { .. }, Some(key)) => {
             format!("taken over from the predecessor at {key}")
         }
         (_, Some(key)) => format!("from {key}"),
-        (_, None) => "there is no watermark yet, so all rows are read".to_owned(),
+        (_, None) if situation.shape.key.is_none() => "by xmin".to_owned(),
+        (_, None) => "there is no watermark yet".to_owned(),
     };
-    Ok(Decision::Merge { watermark, reason })
+    Ok(Decision::Merge { progress, reason })
 }
 
 fn check_destination(situation: &Situation) -> Result<()> {

@@ -1,27 +1,35 @@
 //! The merge of what changed: into the staging table, from there by the unique columns.
 
 use super::initial::{OWN_INDEX_SUFFIX, own_index, write_receipt};
-use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
+use super::{Load, Outcome, Plan, Reading, Since, Situation, Step, SyncType};
+use crate::receipt::Receipt;
 use crate::sql::copy::copy_in;
-use crate::sql::merge::Merge;
-use crate::sql::{ddl, session};
+use crate::sql::{ddl, merge, session};
 use crate::table::{Column, suffixed};
 
-/// Plans a merge of the rows from the watermark on. `receipt_there` tells whether the destination
-/// has a receipt that this sync would only repeat when no row travels.
+/// What a merge is made from beside the situation.
+#[derive(Clone, Debug)]
+pub struct Merge<'a> {
+    /// Why, as the second half of a sentence.
+    pub reason: String,
+    /// Which rows are read.
+    pub since: Since,
+    /// The receipt that it leaves.
+    pub receipt: &'a Receipt,
+    /// Whether the destination holds a receipt that says as much, so that there is nothing to
+    /// write where no row travels.
+    pub known: bool,
+}
+
+/// Plans a merge.
 #[must_use]
-pub fn incremental(
-    situation: &Situation,
-    watermark: Option<&str>,
-    reason: String,
-    receipt_there: bool,
-) -> Plan {
+pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
+    let Merge { reason, since, receipt, known } = merge;
     let shape = situation.shape;
-    let condition = shape.key.as_ref().and_then(|key| key.since(watermark));
-    let selection = shape.selection(situation.rule, situation.source, condition);
+    let selection = shape.selection(situation.rule, situation.source, since.condition);
     let staging = situation.staging_name();
     let changes = in_place_changes(situation);
-    let nothing_if_empty = receipt_there && changes.is_empty();
+    let nothing_if_empty = known && changes.is_empty();
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
     before.extend(changes);
     let mut after = Vec::new();
@@ -36,15 +44,16 @@ pub fn incremental(
         );
     }
     after.push(Step::source("end the snapshot", session::COMMIT));
-    after.extend(merge(situation));
+    after.extend(merge_steps(situation));
     after.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
     after.extend(new_not_nulls(situation));
-    after.push(write_receipt(situation));
+    after.push(write_receipt(situation, receipt));
     after.push(Step::destination("commit", session::COMMIT));
     Plan {
         sync_type: SyncType::Incremental,
         reason,
-        notes: Vec::new(),
+        notes: since.notes,
+        details: since.details,
         before,
         load: Load {
             from: Reading::Copy(selection.copy_out(shape.format)),
@@ -57,10 +66,10 @@ pub fn incremental(
     }
 }
 
-fn merge(situation: &Situation) -> Vec<Step> {
+fn merge_steps(situation: &Situation) -> Vec<Step> {
     let names = situation.shape.names();
     let staging = situation.staging_name();
-    let merge = Merge {
+    let merge = merge::Merge {
         table: situation.table,
         staging: &staging,
         columns: &names,

@@ -3,7 +3,7 @@
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, InitialPath, Rule};
 use crate::error::{Error, Result};
-use crate::receipt;
+use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::{Qualified, ddl, identifier, session, swap};
 use crate::table::dependent::{Dependents, Index};
@@ -18,6 +18,8 @@ pub struct First<'a> {
     pub pg_dump_unusable: Option<&'a str>,
     /// The role we are at the destination.
     pub user: &'a str,
+    /// The receipt that the copy leaves.
+    pub receipt: &'a Receipt,
 }
 
 /// Plans a first copy.
@@ -47,6 +49,7 @@ pub fn initial(
         sync_type,
         reason,
         notes: note.into_iter().collect(),
+        details: Vec::new(),
         before,
         load,
         after: after_load(situation, &new, first),
@@ -145,7 +148,7 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         steps.push(Step::destination("name the unique index", rename));
     }
     steps.extend(super::incremental::renew_staging(situation));
-    steps.push(write_receipt(situation));
+    steps.push(write_receipt(situation, first.receipt));
     steps.push(Step::destination("commit", session::COMMIT));
     steps
 }
@@ -192,17 +195,12 @@ fn not_unique(situation: &Situation) -> String {
     )
 }
 
-pub(super) fn write_receipt(situation: &Situation) -> Step {
+pub(super) fn write_receipt(situation: &Situation, receipt: &Receipt) -> Step {
     // A receipt is plain strings and numbers, which always have a JSON form.
-    let json = serde_json::to_string(situation.receipt).unwrap_or_default();
+    let json = serde_json::to_string(receipt).unwrap_or_default();
     Step::destination(
         "write the receipt",
-        crate::sql::receipt::write(
-            &situation.receipts(),
-            &situation.table.name,
-            receipt::VERSION,
-            &json,
-        ),
+        crate::sql::receipt::write(&situation.receipts(), &situation.table.name, VERSION, &json),
     )
 }
 

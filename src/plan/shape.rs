@@ -1,11 +1,11 @@
 //! What the destination table shall look like, from the source's table and the rule.
 
-use crate::config::{ColumnChoice, Mode, Rule};
+use crate::config::{ColumnChoice, Mode, ReplicationKey, Rule};
 use crate::error::{Error, Result, did_you_mean};
 use crate::mapping::{self, Transfer};
 use crate::sql::copy::{Format, Selected, Selection};
 use crate::table::{Column, SourceColumn, SourceTable};
-use crate::watermark::{KEY_TYPES, Key, KeyType};
+use crate::watermark::key::{KEY_TYPES, Key, KeyType};
 
 /// What the destination table shall look like, and how its rows are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Shape {
     pub nullable_keys: bool,
     /// Whether the source itself makes sure that they identify a row.
     pub unique_at_source: bool,
-    /// The replication key.
+    /// The column of the replication key; none where rows are found by xmin, or all are read.
     pub key: Option<Key>,
 }
 
@@ -126,11 +126,15 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
 }
 
 fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {
-    let Some(key) = rule.replication_key.as_ref().filter(|_| rule.mode != Mode::FullRefresh) else {
-        return Ok(None);
+    let name = match &rule.replication_key {
+        Some(ReplicationKey::Column(name)) if rule.mode != Mode::FullRefresh => name,
+        Some(ReplicationKey::Xmin) if rule.mode != Mode::FullRefresh => {
+            return has_xmin(source).map(|()| None);
+        }
+        _ => return Ok(None),
     };
-    let column = find(source, key.name(), "replication_key")?;
-    travels(rule, key.name(), "replication_key")?;
+    let column = find(source, name, "replication_key")?;
+    travels(rule, name, "replication_key")?;
     let Some(key_type) = KeyType::of(&column.data_type) else {
         return Err(Error::table(format!(
             "the replication key `{}` of `{}` is {}, which cannot serve as one",
@@ -142,7 +146,14 @@ fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {
         column: column.name.clone(),
         key_type,
         sql_type: column.data_type.base.formatted.clone(),
+        lookback: key_type.lookback(rule.lookback.as_ref())?,
     }))
+}
+
+fn has_xmin(source: &SourceTable) -> Result<()> {
+    let Some(why) = source.lacks_xmin() else { return Ok(()) };
+    Err(Error::table(format!("`{}` cannot be read by xmin: {why}", source.name.plain()))
+        .hint("name a column as its \"replication_key\", or set \"mode\" to \"full-refresh\""))
 }
 
 fn find<'a>(source: &'a SourceTable, name: &str, rule_key: &str) -> Result<&'a SourceColumn> {

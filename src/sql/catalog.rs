@@ -113,11 +113,24 @@ SELECT json_build_object(
     JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     JOIN pg_namespace sn ON sn.oid = s.relnamespace
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-      AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')))
+      AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')),
+  'storage', (
+    SELECT coalesce(json_agg(json_build_object(
+      'oid', s.oid::bigint, 'file', s.relfilenode::bigint) ORDER BY s.oid), '[]')
+    FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind IN ('r', 'm')),
+  'has_foreign_parts', EXISTS (
+    SELECT FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind = 'f'),
+  'snapshot', (
+    SELECT json_build_object(
+      'xmin', pg_snapshot_xmin(now)::text::bigint, 'xmax', pg_snapshot_xmax(now)::text::bigint)
+    FROM pg_current_snapshot() AS now))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN ({tables})",
         schema = literal(schema),
         tables = names(tables),
+        tree = "(WITH RECURSIVE tree (oid) AS (
+      SELECT c.oid UNION SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+      SELECT tree.oid FROM tree)",
     )
 }
 

@@ -100,11 +100,19 @@ fn options(format: Format, frozen: bool) -> &'static str {
     }
 }
 
-/// Rows whose key is at or above a value, and rows without a key.
+/// Rows whose key is at or above a value less the lookback, and rows without a key.
 #[must_use]
-pub fn from_key(column: &str, value: &str, key_type: &str) -> String {
+pub fn from_key(column: &str, value: &str, key_type: &str, lookback: Option<&str>) -> String {
     let column = identifier(column);
-    format!("{column} >= {}::{key_type} OR {column} IS NULL", literal(value))
+    let less = lookback.map(|lookback| format!(" - {lookback}")).unwrap_or_default();
+    format!("{column} >= {}::{key_type}{less} OR {column} IS NULL", literal(value))
+}
+
+/// Rows that a condition finds, or that lie in one of these tables, whatever the condition says.
+#[must_use]
+pub fn or_in_tables(condition: &str, oids: &[u32]) -> String {
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+    format!("({condition}) OR tableoid IN ({})", oids.join(", "))
 }
 
 /// The greatest key as text, at most one row. `limit` is an SQL condition on `{key}` that keeps

@@ -1,8 +1,9 @@
 //! The two sessions of a run, made when they are needed and made again when they are gone.
 
-use crate::config::Pipeline;
+use super::PAUSES;
+use crate::config::{Endpoint, Pipeline};
 use crate::db::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
 /// The two sessions of a run.
@@ -20,19 +21,15 @@ impl<'a> Connections<'a> {
 
     /// The source's session and the destination's.
     pub(super) fn both(&mut self) -> Result<(&mut Session, &mut Session)> {
-        let source =
-            alive(&mut self.source, || Session::connect(&self.pipeline.source, self.interrupt))?;
-        let destination = alive(&mut self.destination, || {
-            Session::connect(&self.pipeline.destination, self.interrupt)
-        })?;
+        let Self { pipeline, interrupt, source, destination } = self;
+        let source = alive(source, &pipeline.source, interrupt)?;
+        let destination = alive(destination, &pipeline.destination, interrupt)?;
         Ok((source, destination))
     }
 
     /// The destination's session.
     pub(super) fn destination(&mut self) -> Result<&mut Session> {
-        alive(&mut self.destination, || {
-            Session::connect(&self.pipeline.destination, self.interrupt)
-        })
+        alive(&mut self.destination, &self.pipeline.destination, self.interrupt)
     }
 
     /// Ends both sessions; locks, transactions and half-read results end with them.
@@ -42,12 +39,31 @@ impl<'a> Connections<'a> {
     }
 }
 
-fn alive(
-    slot: &mut Option<Session>,
-    connect: impl FnOnce() -> Result<Session>,
-) -> Result<&mut Session> {
+fn alive<'s>(
+    slot: &'s mut Option<Session>,
+    endpoint: &Endpoint,
+    interrupt: &Interrupt,
+) -> Result<&'s mut Session> {
     match slot.take().filter(|session| !session.is_closed()) {
         Some(session) => Ok(slot.insert(session)),
-        None => Ok(slot.insert(connect()?)),
+        None => Ok(slot.insert(connect(endpoint, interrupt)?)),
     }
+}
+
+/// Connects, and waits a little for a server that is about to be ready.
+fn connect(endpoint: &Endpoint, interrupt: &Interrupt) -> Result<Session> {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let error = match Session::connect(endpoint, interrupt) {
+            Err(error) if not_ready(&error) => error,
+            done => return done,
+        };
+        let Some(pause) = pauses.next() else { return Err(error) };
+        interrupt.sleep(pause)?;
+    }
+}
+
+/// The server is starting, or its sessions are all taken.
+fn not_ready(error: &Error) -> bool {
+    matches!(error.sqlstate.as_deref(), Some("57P03" | "53300"))
 }

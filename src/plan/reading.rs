@@ -1,0 +1,70 @@
+//! Which rows a merge reads: what changed since the last sync, and nothing that could be left out.
+
+use crate::receipt::Progress;
+use crate::sql::copy::or_in_tables;
+use crate::table::SourceTable;
+use crate::watermark::key::Key;
+use crate::watermark::overlap::{self, Position};
+
+/// The condition on the rows of a merge, and what the log should say about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// No condition: all rows are read.
+    pub condition: Option<String>,
+    /// For the log.
+    pub notes: Vec<String>,
+    /// For the log with `-v`: why unchanged rows of the overlap travel again, if they do.
+    pub details: Vec<String>,
+}
+
+/// Works out which rows to read after a sync that left `before`.
+#[must_use]
+pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &Position) -> Since {
+    let mut since = Since::default();
+    let moved = moved(before, source);
+    let start = before.watermark.start.as_deref();
+    let key = key.zip(start).map(|(key, start)| format!("({})", key.since(start)));
+    let recent = match source.lacks_xmin() {
+        Some(why) => Err(why.to_owned()),
+        None if before.position.as_ref().is_some_and(|p| p.start != before.watermark.start) => {
+            Err("the watermark was set to another value".to_owned())
+        }
+        None => overlap::condition(before.position.as_ref(), now, source.snapshot.xmax),
+    };
+    if let Err(why) = &recent {
+        since.details.push(format!("unchanged rows of the overlap are read again: {why}"));
+    }
+    if overlap::history_changed(before.position.as_ref(), now) {
+        since.notes.push(
+            "the source is on another timeline than before, so it was failed over or restored: \
+             rows that it lost may still be at the destination; `sync --full-refresh` removes them"
+                .to_owned(),
+        );
+    }
+    let conditions: Vec<String> = key.into_iter().chain(recent.ok()).collect();
+    if conditions.is_empty() || moved.len() == source.storage.len() && !moved.is_empty() {
+        if !conditions.is_empty() {
+            since
+                .notes
+                .push("the table was rewritten or emptied since, so all rows are read".to_owned());
+        }
+        return since;
+    }
+    let condition = conditions.join(" AND ");
+    since.condition = Some(if moved.is_empty() {
+        condition
+    } else {
+        let parts = if moved.len() == 1 { "one part of it is" } else { "parts of it are" };
+        since.notes.push(format!("{parts} new or rewritten since, and read whole"));
+        or_in_tables(&condition, &moved)
+    });
+    since
+}
+
+/// The tables with rows of this one that are new since, or whose rows were rewritten: attached
+/// partitions and reloaded tables may hold old keys and old transactions.
+fn moved(before: &Progress, source: &SourceTable) -> Vec<u32> {
+    let Some(known) = &before.storage else { return Vec::new() };
+    let parts = source.storage.iter().filter(|part| !known.contains(part));
+    parts.map(|part| part.oid).collect()
+}
