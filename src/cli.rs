@@ -96,6 +96,9 @@ pub struct Sync {
     /// For the tests: end the process at this point
     #[arg(long, hide = true, value_parser = clap::builder::PossibleValuesParser::new(crate::crash::POINTS))]
     pub crash_at: Option<String>,
+    /// For the tests: ask a silent server after so many seconds
+    #[arg(long, hide = true)]
+    pub silence_seconds: Option<u64>,
 }
 
 impl From<Sync> for Request {

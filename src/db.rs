@@ -4,6 +4,7 @@ mod tls;
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,14 @@ const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a server may be silent before it is asked whether it still works for us.
 const SILENCE: Duration = Duration::from_secs(30);
+
+static SHORTENED: OnceLock<Duration> = OnceLock::new();
+
+/// Has this process ask silent servers sooner, for the tests.
+pub fn shorten_silence(length: Duration) {
+    // A second choice would be one too many, and changes nothing.
+    let _ = SHORTENED.set(length);
+}
 
 /// How long a request to cancel may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,9 +99,12 @@ impl Session {
         let connector = tls::connector(endpoint)?;
         let configuration = configuration(endpoint);
         let runtime = runtime()?;
-        let client = runtime
-            .block_on(open(&configuration, &connector))
-            .map_err(|error| unreachable(endpoint, &error))?;
+        let opened = runtime
+            .block_on(async { timeout(CONNECT_TIMEOUT, open(&configuration, &connector)).await });
+        let client = match opened {
+            Ok(opened) => opened.map_err(|error| unreachable(endpoint, &error))?,
+            Err(_) => return Err(silent(endpoint)),
+        };
         let token = client.cancel_token();
         let tls = connector.clone();
         let cancel = interrupt.on_signal(move || {
@@ -293,7 +305,7 @@ impl Watch {
     /// After this much silence the server is asked through another connection.
     fn interval(&self) -> Duration {
         // Before the process is known there is nothing to ask for but an answer.
-        if self.process == 0 { CONNECT_TIMEOUT } else { SILENCE }
+        if self.process == 0 { CONNECT_TIMEOUT } else { *SHORTENED.get().unwrap_or(&SILENCE) }
     }
 
     async fn over<T>(
@@ -315,7 +327,7 @@ impl Watch {
     /// answers, or if it waits for us twice in a row while we wait for it.
     async fn is_alive(&self, suspicious: &mut bool) -> bool {
         let question = session::doing(self.process);
-        let asked = timeout(CONNECT_TIMEOUT * 2, async {
+        let asked = timeout(CONNECT_TIMEOUT, async {
             let client = open(&self.configuration, &self.connector).await?;
             client.simple_query(&question).await
         });
@@ -357,15 +369,25 @@ async fn open(
 }
 
 fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
-    let cannot = Error::unreachable(format!(
+    let cannot = cannot_connect(endpoint).caused_by(error);
+    let hint = hint(endpoint, cannot.sqlstate.as_deref());
+    cannot.hint(hint)
+}
+
+/// Somebody took the connection and never said a word, or not enough of them.
+fn silent(endpoint: &Endpoint) -> Error {
+    cannot_connect(endpoint)
+        .because(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
+        .hint(hint(endpoint, None))
+}
+
+fn cannot_connect(endpoint: &Endpoint) -> Error {
+    Error::unreachable(format!(
         "cannot connect to the {} at `{}` as `{}`",
         endpoint.side,
         endpoint.address(),
         endpoint.user
     ))
-    .caused_by(error);
-    let hint = hint(endpoint, cannot.sqlstate.as_deref());
-    cannot.hint(hint)
 }
 
 /// What an error of either server means for the table at hand.

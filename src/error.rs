@@ -77,6 +77,17 @@ impl Error {
             .hint("this is a bug in incremental-replication; please report it with the lines above")
     }
 
+    /// What failed and each cause, on one line.
+    #[must_use]
+    pub fn one_line(&self) -> String {
+        let mut text = self.message.clone();
+        for cause in &self.causes {
+            text.push_str(": ");
+            text.push_str(cause);
+        }
+        text
+    }
+
     /// Whether the same may succeed when it is tried again a little later: the connection was
     /// lost, the server restarts or is out of something, transactions got in each other's way.
     #[must_use]

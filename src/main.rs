@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use incremental_replication::cli::{Cli, Command};
 use incremental_replication::config::{self, Pipeline};
 use incremental_replication::crash;
+use incremental_replication::db;
 use incremental_replication::error::{Error, Kind, Result};
 use incremental_replication::interrupt::Interrupt;
 use incremental_replication::notify;
@@ -32,10 +34,14 @@ fn main() -> ExitCode {
 fn run(cli: Cli, log: &Log) -> Result<u8> {
     match cli.command {
         Command::Sync(mut typed) => {
+            let silence_seconds = typed.silence_seconds;
             if let Some(point) = typed.crash_at.take() {
                 crash::choose(point);
             }
             let pipeline = config::load(&cli.directory, &environment())?;
+            if let Some(seconds) = silence_seconds {
+                db::shorten_silence(Duration::from_secs(seconds));
+            }
             let interrupt = Interrupt::listen()?;
             let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
             tell(&pipeline, &report, log);

@@ -109,7 +109,7 @@ impl Log {
                 self.line(
                     Level::Error,
                     Some(&table.name),
-                    &format!("failed: {}", one_line(error)),
+                    &format!("failed: {}", error.one_line()),
                     &facts,
                 );
             }
@@ -178,16 +178,6 @@ fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }
 
-/// An error on one line: what failed, and each cause.
-fn one_line(error: &Error) -> String {
-    let mut text = error.message.clone();
-    for cause in &error.causes {
-        text.push_str(": ");
-        text.push_str(cause);
-    }
-    text
-}
-
 fn counted(rows: u64) -> String {
     if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") }
 }
@@ -226,7 +216,7 @@ fn as_sentence<S: serde::Serializer>(
     error: &Option<Error>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    error.as_ref().map(one_line).serialize(serializer)
+    error.as_ref().map(Error::one_line).serialize(serializer)
 }
 
 /// What happened to a pipeline.
@@ -276,7 +266,7 @@ impl Report {
         let status = self.status();
         let begin = format!("Pipeline {} {status}.", self.pipeline);
         if let Some(failure) = &self.failure {
-            return format!("{begin} {}", one_line(failure));
+            return format!("{begin} {}", failure.one_line());
         }
         let of = |table: &TableReport| format!(" || {}-{}", table.name, outcome(table));
         let tables: String = self.tables.iter().map(of).collect();
@@ -305,7 +295,9 @@ impl Report {
 
 fn outcome(table: &TableReport) -> String {
     match (&table.error, table.sync_type, table.row_count) {
-        (Some(error), _, _) if error.kind != Kind::Locked => format!("failed: {}", one_line(error)),
+        (Some(error), _, _) if error.kind != Kind::Locked => {
+            format!("failed: {}", error.one_line())
+        }
         (_, SyncType::Incremental | SyncType::FullRefresh, Some(rows)) => {
             format!("{}-{rows}", table.sync_type.name())
         }

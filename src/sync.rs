@@ -182,9 +182,7 @@ impl<'a> Run<'a> {
             // Half-read results, locks and open transactions go with the sessions.
             self.connections.drop_both();
             let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
-            let causes = error.causes.iter().map(|cause| format!(": {cause}")).collect::<String>();
-            let seconds = pause.as_secs();
-            let message = format!("{}{causes}; trying again in {seconds} s", error.message);
+            let message = format!("{}; trying again in {} s", error.one_line(), pause.as_secs());
             self.log.warning(Some(&rule.name), &message);
             self.interrupt.sleep(pause)?;
         }

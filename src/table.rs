@@ -52,6 +52,7 @@ impl Kind {
 
 /// A table at the source.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own in the catalog")]
 pub struct SourceTable {
     /// Its name.
     pub name: Qualified,

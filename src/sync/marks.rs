@@ -110,12 +110,11 @@ fn greatest_keys(
             Ok(Some(key)) => {
                 keys.insert(rule.name.clone(), Greatest { oid: table.oid, key });
             }
-            Ok(None) => {}
             Err(error) if source.is_closed() || source.interrupt().signal().is_some() => {
                 return Err(error);
             }
-            // The table may not be readable; its own turn says so.
-            Err(_) => {}
+            // The table holds no key, or may not be read; its own turn says so.
+            Ok(None) | Err(_) => {}
         }
     }
     Ok(keys)

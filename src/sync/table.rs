@@ -60,16 +60,17 @@ impl TableSync<'_> {
             self.log.warning(Some(&self.rule.name), warning);
         }
         let decision = plan::decide(&situation, &found.remembered, full_refresh)?;
-        match self.carry_out(&situation, decision, &found, report) {
-            Err((plan, error))
-                if plan.as_ref().is_some_and(|plan| plan.heals_by_copying(&error)) =>
-            {
+        let (plan, receipt) = self.plan(&situation, decision, &found)?;
+        crash::at("planned");
+        match self.apply(&plan, &receipt, &found, report) {
+            Err(error) if plan.heals_by_copying(&error) => {
                 self.open_snapshot()?;
                 let reason = "rows at the destination share their unique columns".to_owned();
                 let decision = Decision::Copy { sync_type: SyncType::Initial, reason };
-                self.carry_out(&situation, decision, &found, report).map_err(|(_, error)| error)
+                let (plan, receipt) = self.plan(&situation, decision, &found)?;
+                self.apply(&plan, &receipt, &found, report)
             }
-            done => done.map_err(|(_, error)| error),
+            done => done,
         }
     }
 
@@ -134,20 +135,6 @@ impl TableSync<'_> {
                 storage: Some(source.storage.clone()),
             },
         }
-    }
-
-    /// Plans and applies. A failure comes with the plan that failed, if there was one.
-    fn carry_out(
-        &mut self,
-        situation: &Situation,
-        decision: Decision,
-        found: &Found,
-        report: &mut TableReport,
-    ) -> std::result::Result<u64, (Option<Plan>, crate::error::Error)> {
-        let (plan, receipt) =
-            self.plan(situation, decision, found).map_err(|error| (None, error))?;
-        crash::at("planned");
-        self.apply(&plan, &receipt, found, report).map_err(|error| (Some(plan), error))
     }
 
     fn plan(

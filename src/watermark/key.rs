@@ -6,8 +6,12 @@ use crate::error::{Error, Result};
 use crate::sql::{Qualified, copy};
 use crate::table::DataType;
 
-/// How far below the watermark a key of date or time is read where the rule says nothing.
+/// How far below the watermark a key with time zone is read where the rule says nothing.
 pub const DEFAULT_LOOKBACK: Duration = Duration::from_mins(5);
+
+/// The same for a key without: wall clocks of the world lie up to 26 hours apart, and most go back
+/// by one hour once a year.
+pub const DEFAULT_LOOKBACK_WITHOUT_ZONE: Duration = Duration::from_hours(26);
 
 /// A replication key with what SQL must know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,21 +104,21 @@ impl KeyType {
         };
         match (self, wish) {
             (Self::Date | Self::Timestamp | Self::TimestampWithTimeZone, wish) => match wish {
-                None => Ok(interval(DEFAULT_LOOKBACK)),
+                None if self == Self::TimestampWithTimeZone => Ok(interval(DEFAULT_LOOKBACK)),
+                None => Ok(interval(DEFAULT_LOOKBACK_WITHOUT_ZONE)),
                 Some(Lookback::Time(length)) => Ok(interval(*length)),
                 Some(Lookback::Number(0)) => Ok(None),
                 Some(Lookback::Number(_)) => Err(Error::table(
                     "`lookback` of a date or time key must be a duration, such as \"5m\"",
                 )),
             },
-            (_, None) => Ok(None),
             (Self::Integer | Self::Numeric, Some(Lookback::Number(distance))) => {
                 Ok((*distance > 0).then(|| distance.to_string()))
             }
             (Self::Integer | Self::Numeric, Some(Lookback::Time(length))) if !length.is_zero() => {
                 Err(Error::table("`lookback` of a key that is a number must be a number"))
             }
-            (_, Some(Lookback::Number(0))) => Ok(None),
+            (_, None | Some(Lookback::Number(0))) => Ok(None),
             (_, Some(Lookback::Time(length))) if length.is_zero() => Ok(None),
             _ => Err(Error::table("`lookback` has no meaning for a key of type uuid or text")),
         }
@@ -144,12 +148,16 @@ mod tests {
     fn a_lookback_must_fit_the_key() {
         let minutes = Lookback::Time(Duration::from_mins(2));
         let of = |key: KeyType, wish| key.lookback(wish).map_err(|error| error.message);
-        assert_eq!(of(KeyType::Date, None), Ok(Some("interval '300 seconds'".to_owned())));
+        assert_eq!(
+            of(KeyType::TimestampWithTimeZone, None),
+            Ok(Some("interval '300 seconds'".to_owned()))
+        );
         assert_eq!(
             of(KeyType::Timestamp, Some(&minutes)),
             Ok(Some("interval '120 seconds'".to_owned()))
         );
         assert_eq!(of(KeyType::Timestamp, Some(&Lookback::Number(0))), Ok(None));
+        assert_eq!(of(KeyType::Date, None), Ok(Some("interval '93600 seconds'".to_owned())));
         assert_eq!(of(KeyType::Integer, None), Ok(None));
         assert_eq!(of(KeyType::Numeric, Some(&Lookback::Number(7))), Ok(Some("7".to_owned())));
         assert!(of(KeyType::Timestamp, Some(&Lookback::Number(7))).is_err());

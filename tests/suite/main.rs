@@ -7,10 +7,13 @@
 mod support;
 
 mod command;
+mod crash;
 mod faults;
 mod incremental;
 mod initial;
+mod network;
 mod state;
 mod statements;
 mod swap;
 mod types;
+mod watermark;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 use serde_json::{Value, json};
@@ -50,6 +51,10 @@ pub struct Case {
     destination_server: Address,
     environment: Vec<(String, String)>,
 }
+
+/// The sessions of the tool in this database.
+const OURS: &str = "SELECT pid FROM pg_stat_activity \
+    WHERE application_name = 'incremental-replication' AND datname = current_database()";
 
 /// How a run of the binary ended.
 #[derive(Debug)]
@@ -104,6 +109,34 @@ impl Case {
     /// The source's port.
     pub fn source_port(&self) -> u16 {
         self.source_server.port()
+    }
+
+    /// The destination's port.
+    pub fn destination_port(&self) -> u16 {
+        self.destination_server.port()
+    }
+
+    /// A superuser's session with another database of the source.
+    pub fn source_at(&self, database: &str) -> Client {
+        self.source_server.connect(database)
+    }
+
+    /// The first column of a query at the destination, whose table may not be there.
+    pub fn ask_if_there(&mut self, sql: &str) -> Option<Vec<String>> {
+        let found = self.destination.simple_query(sql).is_ok();
+        found.then(|| self.ask(sql))
+    }
+
+    /// Waits until no session of the tool is left on either side.
+    pub fn wait_until_alone(&self) {
+        let mut sessions = [self.another_source(), self.destination_superuser()];
+        let started = Instant::now();
+        for session in &mut sessions {
+            while !judge::column(session, OURS).is_empty() {
+                assert!(started.elapsed() < Duration::from_mins(1), "a session does not end");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 
     /// A superuser's session with the destination.
@@ -222,6 +255,18 @@ impl Case {
 
     /// Fails if anything of ours but the tables, their staging tables and the receipts is left.
     pub fn assert_nothing_left(&mut self) {
+        self.assert_nothing_left_but_a_temporary_file();
+        let temporary: Vec<_> = fs::read_dir(self.path().join("sync-state"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "tmp"))
+            .collect();
+        assert!(temporary.is_empty(), "{temporary:?}");
+    }
+
+    /// The same, where the process may have ended while it wrote a state file.
+    pub fn assert_nothing_left_but_a_temporary_file(&mut self) {
         let left = self.ask(
             "SELECT format('%s %s: %s', c.relkind, c.relname, 'left behind') FROM pg_class c \
              WHERE c.relname LIKE '\\_new\\_%'",
@@ -234,13 +279,6 @@ impl Case {
             let staged = self.ask(&format!("SELECT count(*) FROM {staging}"));
             assert_eq!(staged, ["0"], "rows in {staging}");
         }
-        let temporary: Vec<_> = fs::read_dir(self.path().join("sync-state"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|end| end == "tmp"))
-            .collect();
-        assert!(temporary.is_empty(), "{temporary:?}");
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod case;
 pub mod http;
 pub mod judge;
+pub mod proxy;
 pub mod server;
 
 /// Pins a text in `snapshots/`, as `area__case`.

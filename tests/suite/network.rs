@@ -1,0 +1,63 @@
+//! A network that is cut or stands still ends in an error or in success, and never in a hang.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::case::{Case, Run};
+use crate::support::proxy::Proxy;
+
+const ORDERS: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
+    INSERT INTO orders SELECT n, repeat(md5(n::text), 20), n FROM generate_series(1, 60000) n;";
+
+fn through_a_proxy(source: bool) -> (Case, Proxy) {
+    let case =
+        Case::new(ORDERS, &json!([{"name": "orders", "replication_key": "at", "initial": "copy"}]));
+    let proxy = Proxy::to(if source { case.source_port() } else { case.destination_port() });
+    let variable = if source { "SOURCE_PORT" } else { "DEST_PORT" };
+    case.write_env(&format!("{variable}={}", proxy.port));
+    (case, proxy)
+}
+
+fn wait_for_bytes(proxy: &Proxy, bytes: u64) {
+    let started = Instant::now();
+    while proxy.bytes() < bytes {
+        assert!(started.elapsed() < Duration::from_mins(1), "only {} bytes passed", proxy.bytes());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_cut_connection_costs_a_second_try() {
+    for source in [true, false] {
+        let (mut case, proxy) = through_a_proxy(source);
+        let child = case.start(&["sync"]);
+        wait_for_bytes(&proxy, 1_000_000);
+        proxy.cut();
+        std::thread::sleep(Duration::from_millis(300));
+        proxy.open();
+        Run::from(child.wait_with_output().expect("an end")).expect(0).says("trying again in 1 s");
+        case.assert_equal("public.orders");
+        case.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_network_that_stands_still_ends_in_an_error_and_the_next_sync_heals_it() {
+    for source in [true, false] {
+        let (mut case, proxy) = through_a_proxy(source);
+        let started = Instant::now();
+        let child = case.start(&["sync", "--silence-seconds", "1"]);
+        wait_for_bytes(&proxy, 1_000_000);
+        proxy.stall();
+        let run = Run::from(child.wait_with_output().expect("an end"));
+        run.expect(3).says("does not answer any more");
+        assert!(started.elapsed() < Duration::from_mins(2), "{:?}", started.elapsed());
+        proxy.open();
+        case.wait_until_alone();
+        case.sync();
+        case.assert_equal("public.orders");
+        case.assert_nothing_left();
+    }
+}

@@ -1,0 +1,96 @@
+//! A network between the tool and a server that can be cut or made to stand still.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+const OPEN: u8 = 0;
+const STALLED: u8 = 1;
+const CUT: u8 = 2;
+
+/// A proxy on loopback that lives as long as the test process.
+pub struct Proxy {
+    pub port: u16,
+    state: Arc<AtomicU8>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// Passes connections on to a port of 127.0.0.1.
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let own = listener.local_addr().expect("an address").port();
+        let (state, bytes) = (Arc::new(AtomicU8::new(OPEN)), Arc::new(AtomicU64::new(0)));
+        let (seen, counted) = (Arc::clone(&state), Arc::clone(&bytes));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
+                    let (state, bytes) = (Arc::clone(&seen), Arc::clone(&counted));
+                    std::thread::spawn(move || pass(from, to, &state, &bytes));
+                }
+            }
+        });
+        Self { port: own, state, bytes }
+    }
+
+    /// From now on nothing passes, and nobody is told.
+    pub fn stall(&self) {
+        self.state.store(STALLED, Ordering::SeqCst);
+    }
+
+    /// Ends all connections; new ones pass again once [`Proxy::open`] is called.
+    pub fn cut(&self) {
+        self.state.store(CUT, Ordering::SeqCst);
+    }
+
+    /// Everything passes again.
+    pub fn open(&self) {
+        self.state.store(OPEN, Ordering::SeqCst);
+    }
+
+    /// How many bytes have passed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::SeqCst)
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, bytes: &AtomicU64) {
+    let mut buffer = vec![0; 64 * 1024];
+    // Woken often, to see whether the network has been cut.
+    let _ = from.set_read_timeout(Some(Duration::from_millis(50)));
+    loop {
+        match state.load(Ordering::SeqCst) {
+            STALLED => {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            CUT => break,
+            _ => {}
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => {
+                // What was read in the instant before is held back as well.
+                while state.load(Ordering::SeqCst) == STALLED {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                bytes.fetch_add(length as u64, Ordering::SeqCst);
+                if to.write_all(&buffer[..length]).is_err() {
+                    break;
+                }
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,347 @@
+//! No row is lost: late commits, ties, long and prepared transactions, old rows in new places.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::case::{Case, by};
+use crate::support::judge;
+
+const EVENTS: &str = "
+    CREATE SEQUENCE numbers;
+    CREATE TABLE events (id int PRIMARY KEY, at timestamptz DEFAULT now(), number bigint DEFAULT nextval('numbers'));
+    INSERT INTO events SELECT n FROM generate_series(1, 10) n;";
+
+/// A pipeline without lookback, so that only the watermark can save a row.
+fn events(key: &str) -> Case {
+    Case::new(
+        EVENTS,
+        &json!([{"name": "events", "replication_key": key, "lookback": 0, "settle": "50ms"}]),
+    )
+}
+
+fn receipt(case: &mut Case) -> Value {
+    let text = case.ask("SELECT receipt FROM _sync_state");
+    serde_json::from_str(&text[0]).expect("JSON")
+}
+
+#[test]
+fn a_row_committed_late_reaches_the_destination() {
+    for key in ["at", "number", "xmin"] {
+        let mut case = events(key);
+        case.sync();
+        let mut late = case.another_source();
+        late.batch_execute("BEGIN; INSERT INTO events VALUES (100)").expect("a late row");
+        case.at_source("INSERT INTO events VALUES (101)");
+        case.sync();
+        case.at_source("INSERT INTO events VALUES (102)");
+        case.sync();
+        late.batch_execute("SAVEPOINT s; INSERT INTO events VALUES (103); COMMIT")
+            .expect("a commit");
+        case.sync();
+        case.assert_equal("public.events");
+        case.sync();
+        case.sync().says("done: 0 rows");
+    }
+}
+
+#[test]
+fn a_row_written_before_the_first_copy_and_committed_after_it_is_not_lost() {
+    for initial in ["pg_dump", "copy"] {
+        let mut case = Case::new(
+            EVENTS,
+            &json!([{"name": "events", "replication_key": "number", "settle": "0s", "initial": initial}]),
+        );
+        let mut late = case.another_source();
+        late.batch_execute("BEGIN; INSERT INTO events VALUES (100)").expect("a late row");
+        case.at_source("INSERT INTO events VALUES (101)");
+        case.sync();
+        late.batch_execute("COMMIT").expect("a commit");
+        case.sync();
+        case.assert_equal("public.events");
+    }
+}
+
+#[test]
+fn a_prepared_transaction_holds_the_watermark_back_and_its_rows_arrive() {
+    let mut case = events("number");
+    case.sync();
+    case.at_source("BEGIN; INSERT INTO events VALUES (100); PREPARE TRANSACTION 'two phases'");
+    case.at_source("INSERT INTO events VALUES (101)");
+    case.sync().says("the prepared transaction `two phases` holds the watermarks back");
+    case.at_source("INSERT INTO events VALUES (102)");
+    case.sync();
+    assert_eq!(receipt(&mut case)["watermark"], "10");
+    case.at_source("COMMIT PREPARED 'two phases'");
+    case.sync();
+    case.assert_equal("public.events");
+    // Rows that are gone by rollback leave no trace either.
+    case.at_source("BEGIN; INSERT INTO events VALUES (103); PREPARE TRANSACTION 'undone'");
+    case.sync();
+    case.at_source("ROLLBACK PREPARED 'undone'");
+    case.sync();
+    case.assert_equal("public.events");
+}
+
+#[test]
+fn a_transaction_that_idles_holds_the_watermark_back_and_blocks_nothing() {
+    let mut case = Case::new(EVENTS, &json!([{"name": "events", "replication_key": "number"}]));
+    case.sync();
+    let mut idle = case.another_source();
+    idle.batch_execute("BEGIN; SELECT 1").expect("an idle transaction");
+    for id in 100..103 {
+        case.at_source(&format!("INSERT INTO events VALUES ({id})"));
+        let started = Instant::now();
+        case.sync().says("done: 1 row ");
+        let took = started.elapsed();
+        assert!(took > Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    }
+    let there = receipt(&mut case);
+    assert_eq!(
+        (there["watermark"].as_str(), there["pending_marks"].as_array().map(Vec::len)),
+        (Some("10"), Some(3))
+    );
+    idle.batch_execute("COMMIT").expect("an end");
+    case.at_source("INSERT INTO events VALUES (103)");
+    let started = Instant::now();
+    case.sync();
+    assert!(started.elapsed() < Duration::from_secs(1), "there is nobody to wait for");
+    assert_eq!(receipt(&mut case)["watermark"], "14");
+}
+
+#[test]
+fn sessions_of_other_databases_are_not_waited_for() {
+    let mut case = Case::new(
+        EVENTS,
+        &json!([{"name": "events", "replication_key": "number", "settle": "1m"}]),
+    );
+    let mut elsewhere = case.source_at("postgres");
+    elsewhere.batch_execute("BEGIN; SELECT 1").expect("a transaction elsewhere");
+    let started = Instant::now();
+    case.sync();
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(receipt(&mut case)["watermark"], "10");
+}
+
+#[test]
+fn many_busy_writers_lose_nothing() {
+    let mut case = Case::new(
+        "CREATE SEQUENCE numbers;
+         CREATE TABLE by_begin (id bigserial PRIMARY KEY, note text, at timestamptz DEFAULT now());
+         CREATE TABLE by_clock (id bigserial PRIMARY KEY, note text, at timestamp DEFAULT clock_timestamp());
+         CREATE TABLE by_number (id bigserial PRIMARY KEY, note text, at bigint DEFAULT nextval('numbers'));
+         CREATE TABLE by_xmin (id bigserial PRIMARY KEY, note text);",
+        &json!({
+            "defaults": {"settle": "20ms"},
+            "tables": [
+                {"name": "by_begin", "replication_key": "at", "lookback": 0},
+                // Wall clocks of several zones, which only the lookback can bridge.
+                by("by_clock", "at"),
+                by("by_number", "at"),
+                by("by_xmin", "xmin"),
+            ],
+        }),
+    );
+    let until = Instant::now() + Duration::from_secs(8);
+    let writers: Vec<_> = (0..3)
+        .map(|number| {
+            let mut session = case.another_source();
+            std::thread::spawn(move || write_until(&mut session, number, until))
+        })
+        .collect();
+    let mut syncs = 0;
+    while Instant::now() < until {
+        case.sync();
+        syncs += 1;
+    }
+    let written: usize = writers.into_iter().map(|writer| writer.join().expect("it writes")).sum();
+    case.sync();
+    assert!(written > 100 && syncs > 3, "{written} transactions, {syncs} syncs");
+    for table in ["by_begin", "by_clock", "by_number", "by_xmin"] {
+        case.assert_equal(&format!("public.{table}"));
+    }
+    case.assert_nothing_left();
+}
+
+/// Transactions of all kinds, one after the other; returns how many.
+fn write_until(session: &mut postgres::Client, number: usize, until: Instant) -> usize {
+    let zone = ["UTC", "Asia/Tokyo", "America/New_York"][number % 3];
+    session.batch_execute(&format!("SET TimeZone = '{zone}'")).expect("a zone");
+    let mut count = 0;
+    while Instant::now() < until {
+        let table = ["by_begin", "by_clock", "by_number", "by_xmin"][count % 4];
+        let insert = format!("INSERT INTO {table} (note) SELECT 'n' FROM generate_series(1, 5);");
+        let set = match table {
+            "by_begin" => "note = note || 'u', at = now()",
+            "by_clock" => "note = note || 'u', at = clock_timestamp()",
+            "by_number" => "note = note || 'u', at = nextval('numbers')",
+            _ => "note = note || 'u'",
+        };
+        let update = format!("UPDATE {table} SET {set} WHERE id % 7 = {};", count % 7);
+        let pause = format!(
+            "SELECT pg_sleep({});",
+            f64::from(u8::try_from(count % 10).unwrap_or(0)) / 40.0
+        );
+        let end = match count % 11 {
+            3 => "ROLLBACK".to_owned(),
+            7 => format!(
+                "PREPARE TRANSACTION 'p{number}_{count}'; SELECT pg_sleep(0.1); COMMIT PREPARED 'p{number}_{count}'"
+            ),
+            _ => "COMMIT".to_owned(),
+        };
+        let script = [
+            "BEGIN".to_owned(),
+            insert.clone(),
+            pause,
+            "SAVEPOINT s".to_owned(),
+            if count % 3 == 0 { update } else { insert },
+            if count % 5 == 0 { "ROLLBACK TO SAVEPOINT s".to_owned() } else { String::new() },
+        ];
+        // Two writers may get in each other's way; the one that loses starts over.
+        let mut run = |sql: &str| session.batch_execute(sql).is_ok();
+        let done = script.iter().all(|sql| run(sql)) && end.split("; ").all(|sql| run(sql));
+        if !done {
+            run("ROLLBACK");
+        }
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn a_sync_with_nothing_to_do_writes_nothing_to_the_destination() {
+    let mut case = Case::new(
+        "CREATE TABLE a (id int PRIMARY KEY, at timestamptz DEFAULT now()); INSERT INTO a SELECT generate_series(1, 1000);
+         CREATE TABLE b (id int PRIMARY KEY, at timestamptz); INSERT INTO b VALUES (1, NULL), (2, NULL);
+         CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (1);
+         CREATE TABLE d (id int PRIMARY KEY, at int)",
+        &json!([{"name": "a", "replication_key": "at", "lookback": "24h"}, by("b", "at"), by("c", "xmin"), by("d", "at")]),
+    );
+    case.sync();
+    case.sync();
+    let files = case.ask("SELECT 1");
+    let before =
+        (case.ask("SELECT xmin, ctid FROM _sync_state ORDER BY table_name"), position(&mut case));
+    for _ in 0..3 {
+        let run = case.sync();
+        assert_eq!(run.stdout.matches("done: 0 rows").count(), 4, "{}", run.stdout);
+    }
+    assert_eq!(case.ask("SELECT 1"), files);
+    let after =
+        (case.ask("SELECT xmin, ctid FROM _sync_state ORDER BY table_name"), position(&mut case));
+    assert_eq!(before.0, after.0);
+    // Other tests write to the same server, so the log's position says little; transactions of
+    // this database say all.
+    assert_eq!(before.1, after.1);
+}
+
+/// How many rows this database has written, dead ones included.
+fn position(case: &mut Case) -> Vec<String> {
+    std::thread::sleep(Duration::from_millis(1200));
+    case.ask("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del + n_dead_tup) FROM pg_stat_user_tables")
+}
+
+#[test]
+fn unchanged_rows_of_the_overlap_do_not_travel_and_v_says_when_they_do() {
+    let mut case = Case::new(
+        "CREATE TABLE a (id int PRIMARY KEY, at timestamptz DEFAULT now()); INSERT INTO a SELECT generate_series(1, 1000);
+         CREATE VIEW v AS SELECT * FROM a",
+        &json!([by("a", "at"), {"name": "v", "replication_key": "at", "unique_cols": ["id"]}]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO a VALUES (2000)");
+    let run = case.run(&["sync", "-v"]);
+    run.expect(0).says("unchanged rows of the overlap are read again: it is a view");
+    assert_eq!(run.stdout.matches("AND age(xmin) <= age('").count(), 1, "{}", run.stdout);
+    case.assert_equal("public.a");
+    case.assert_equal("public.v");
+}
+
+#[test]
+fn old_rows_in_new_places_are_found() {
+    let mut case = Case::new(
+        "CREATE TABLE parted (id int, at int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+         INSERT INTO parted VALUES (1, 100);
+         CREATE TABLE p2 (id int NOT NULL, at int); INSERT INTO p2 VALUES (11, 5), (12, NULL);
+         CREATE TABLE plain (id int PRIMARY KEY, at int, note text);
+         INSERT INTO plain SELECT n, n, 'old' FROM generate_series(1, 10) n",
+        &json!([by("parted", "at"), by("plain", "at")]),
+    );
+    case.sync();
+    case.at_source("ALTER TABLE parted ATTACH PARTITION p2 FOR VALUES FROM (10) TO (20)");
+    case.sync().says("one part of it is new or rewritten since, and read whole");
+    case.assert_equal("public.parted");
+    case.at_source("TRUNCATE plain; INSERT INTO plain SELECT n, 1, 'loaded again' FROM generate_series(1, 10) n");
+    case.sync().says("the table was rewritten or emptied since, so all rows are read");
+    case.assert_equal("public.plain");
+    // The same type with other values: every row is another, and no key has moved.
+    case.at_source("ALTER TABLE plain ALTER note TYPE text COLLATE \"C\" USING note || '!'");
+    case.sync();
+    case.assert_equal("public.plain");
+    case.sync().says("parted-incremental-0 || plain-incremental-0");
+}
+
+#[test]
+fn xmin_needs_no_column_and_finds_every_change() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text); INSERT INTO t SELECT n, 'x' FROM generate_series(1, 100) n;
+         CREATE VIEW v AS SELECT * FROM t",
+        &json!([by("t", "xmin"), {"name": "v", "replication_key": "xmin", "unique_cols": ["id"]}]),
+    );
+    case.sync_fails(1).says("`public.v` cannot be read by xmin: it is a view");
+    case.write_tables(&json!([by("t", "xmin")]));
+    case.at_source("UPDATE t SET note = 'y' WHERE id < 4");
+    case.at_source("VACUUM FREEZE t");
+    case.sync().says("incremental sync: by xmin").says("done: 3 rows");
+    case.assert_equal("public.t");
+    case.sync().says("done: 0 rows");
+    case.at_source("INSERT INTO t SELECT n, 'new' FROM generate_series(101, 105) n");
+    case.sync().says("done: 5 rows");
+    case.assert_equal("public.t");
+}
+
+#[test]
+fn lookback_reads_below_the_watermark_where_the_source_does_not_tell_what_changed() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, number int); INSERT INTO t VALUES (1, now(), 1000);
+         CREATE VIEW by_time AS SELECT * FROM t; CREATE VIEW by_number AS SELECT * FROM t;
+         CREATE VIEW without AS SELECT * FROM t",
+        &json!({"defaults": {"unique_cols": ["id"]}, "tables": [
+            {"name": "by_time", "replication_key": "at", "lookback": "1h"},
+            {"name": "by_number", "replication_key": "number", "lookback": 500},
+            {"name": "without", "replication_key": "number"},
+        ]}),
+    );
+    case.sync();
+    // An import writes old keys.
+    case.at_source("INSERT INTO t VALUES (2, now() - interval '30 minutes', 700)");
+    case.sync();
+    case.assert_equal("public.by_time");
+    case.assert_equal("public.by_number");
+    assert_eq!(case.ask("SELECT count(*) FROM without"), ["1"]);
+}
+
+#[test]
+fn a_wrong_lookback_or_settle_is_explained() {
+    let case = Case::new(
+        EVENTS,
+        &json!([{"name": "events", "replication_key": "at", "lookback": -1, "settle": "soon"}]),
+    );
+    case.sync_fails(2)
+        .says("`lookback` is neither a duration nor a whole number")
+        .says("`settle` is `soon`, not a duration");
+    case.write_tables(&json!([{"name": "events", "replication_key": "at", "lookback": 7}]));
+    case.sync_fails(1).says("`lookback` of a date or time key must be a duration");
+}
+
+#[test]
+fn a_table_that_is_made_again_while_its_mark_is_known_starts_over() {
+    let mut case = events("number");
+    case.sync();
+    case.at_source("DROP TABLE events; CREATE TABLE events (id int PRIMARY KEY, at timestamptz, number bigint); INSERT INTO events VALUES (1, NULL, 1)");
+    case.sync().says("the source table was dropped and created again");
+    case.assert_equal("public.events");
+    let rows = judge::rows(&mut case.destination, "public.events");
+    assert_eq!(rows.len(), 1);
+}
