@@ -44,10 +44,18 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 static SHORTENED: OnceLock<Duration> = OnceLock::new();
 
-/// Has this process ask silent servers sooner, for the tests.
+/// Has this process lose its patience with silent servers sooner, for the tests.
 pub fn shorten_silence(length: Duration) {
     // A second choice would be one too many, and changes nothing.
     let _ = SHORTENED.set(length);
+}
+
+fn silence() -> Duration {
+    SHORTENED.get().copied().unwrap_or(SILENCE)
+}
+
+fn connect_timeout() -> Duration {
+    SHORTENED.get().map_or(CONNECT_TIMEOUT, |silence| *silence * 2)
 }
 
 /// How long a request to cancel may take.
@@ -100,7 +108,7 @@ impl Session {
         let configuration = configuration(endpoint);
         let runtime = runtime()?;
         let opened = runtime
-            .block_on(async { timeout(CONNECT_TIMEOUT, open(&configuration, &connector)).await });
+            .block_on(async { timeout(connect_timeout(), open(&configuration, &connector)).await });
         let client = match opened {
             Ok(opened) => opened.map_err(|error| unreachable(endpoint, &error))?,
             Err(_) => return Err(silent(endpoint)),
@@ -305,7 +313,7 @@ impl Watch {
     /// After this much silence the server is asked through another connection.
     fn interval(&self) -> Duration {
         // Before the process is known there is nothing to ask for but an answer.
-        if self.process == 0 { CONNECT_TIMEOUT } else { *SHORTENED.get().unwrap_or(&SILENCE) }
+        if self.process == 0 { connect_timeout() } else { silence() }
     }
 
     async fn over<T>(
@@ -327,7 +335,7 @@ impl Watch {
     /// answers, or if it waits for us twice in a row while we wait for it.
     async fn is_alive(&self, suspicious: &mut bool) -> bool {
         let question = session::doing(self.process);
-        let asked = timeout(CONNECT_TIMEOUT, async {
+        let asked = timeout(connect_timeout(), async {
             let client = open(&self.configuration, &self.connector).await?;
             client.simple_query(&question).await
         });
@@ -377,7 +385,7 @@ fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
 /// Somebody took the connection and never said a word, or not enough of them.
 fn silent(endpoint: &Endpoint) -> Error {
     cannot_connect(endpoint)
-        .because(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
+        .because(format!("no answer within {} s", connect_timeout().as_secs()))
         .hint(hint(endpoint, None))
 }
 
