@@ -4,6 +4,7 @@
 mod dotenv;
 mod rule;
 mod settings;
+mod tables_file;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -181,7 +182,7 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
 
 fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
     match std::fs::read_to_string(path) {
-        Ok(text) => rule::parse(&text, mistakes),
+        Ok(text) => tables_file::parse(&text, mistakes),
         Err(error) => {
             mistakes.push(format!("cannot read `{}`: {error}", path.display()));
             Vec::new()

@@ -1,10 +1,9 @@
 //! A session with one of the two servers.
 
 mod tls;
+mod watch;
 
-use std::future::Future;
 use std::pin::pin;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,18 +13,16 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{Endpoint, Side, TlsMode};
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, Registration};
 use crate::sql::{catalog, session};
+pub use watch::shorten_silence;
+use watch::{Failure, Watch, connect_timeout, open};
 
 /// What sessions are called in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "incremental-replication";
-
-/// How long a server may take to answer the first word.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// After this much silence the network is asked whether the other end is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -38,25 +35,6 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long sent bytes may stay unacknowledged.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// How long a server may be silent before it is asked whether it still works for us.
-const SILENCE: Duration = Duration::from_secs(30);
-
-static SHORTENED: OnceLock<Duration> = OnceLock::new();
-
-/// Has this process lose its patience with silent servers sooner, for the tests.
-pub fn shorten_silence(length: Duration) {
-    // A second choice would be one too many, and changes nothing.
-    let _ = SHORTENED.set(length);
-}
-
-fn silence() -> Duration {
-    SHORTENED.get().copied().unwrap_or(SILENCE)
-}
-
-fn connect_timeout() -> Duration {
-    SHORTENED.get().map_or(CONNECT_TIMEOUT, |silence| *silence * 2)
-}
 
 /// How long a request to cancel may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -291,89 +269,11 @@ impl Session {
     }
 }
 
-/// Why a wait ended badly.
-enum Failure {
-    /// The server, or the connection, said so.
-    Server(tokio_postgres::Error),
-    /// Nobody says anything any more.
-    Silence,
-    /// What we do with the rows failed.
-    Ours(Error),
-}
-
-/// Tells a server that works in silence from one that cannot be heard any more.
-struct Watch {
-    configuration: Config,
-    connector: MakeRustlsConnect,
-    /// The server process of the session.
-    process: i32,
-}
-
-impl Watch {
-    /// After this much silence the server is asked through another connection.
-    fn interval(&self) -> Duration {
-        // Before the process is known there is nothing to ask for but an answer.
-        if self.process == 0 { connect_timeout() } else { silence() }
-    }
-
-    async fn over<T>(
-        &self,
-        work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-    ) -> std::result::Result<T, Failure> {
-        let mut work = pin!(work);
-        let mut suspicious = false;
-        loop {
-            match timeout(self.interval(), &mut work).await {
-                Ok(result) => return result.map_err(Failure::Server),
-                Err(_) if self.is_alive(&mut suspicious).await => {}
-                Err(_) => return Err(Failure::Silence),
-            }
-        }
-    }
-
-    /// Asks what the session's process does. It is not alive for us if it is gone, if nobody
-    /// answers, or if it waits for us twice in a row while we wait for it.
-    async fn is_alive(&self, suspicious: &mut bool) -> bool {
-        let question = session::doing(self.process);
-        let asked = timeout(connect_timeout(), async {
-            let client = open(&self.configuration, &self.connector).await?;
-            client.simple_query(&question).await
-        });
-        let waits_for_us = match asked.await {
-            // The server refuses another session, but it is there.
-            Ok(Err(error)) => return error.code().is_some(),
-            Err(_) => return false,
-            Ok(Ok(messages)) => {
-                let Some(row) = messages.iter().find_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => Some(row),
-                    _ => None,
-                }) else {
-                    return false;
-                };
-                row.get(0) == Some("Client")
-            }
-        };
-        let alive = !(waits_for_us && *suspicious);
-        *suspicious = waits_for_us;
-        alive
-    }
-}
-
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::bug("cannot start what drives a session").caused_by(&error))
-}
-
-async fn open(
-    configuration: &Config,
-    connector: &MakeRustlsConnect,
-) -> std::result::Result<Client, tokio_postgres::Error> {
-    let (client, connection) = configuration.connect(connector.clone()).await?;
-    // What ends the connection shows in the next statement as well.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(client)
 }
 
 fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
@@ -444,7 +344,7 @@ fn configuration(endpoint: &Endpoint) -> Config {
         .user(&endpoint.user)
         .dbname(&endpoint.database)
         .application_name(APPLICATION_NAME)
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(connect_timeout())
         .keepalives(true)
         .keepalives_idle(KEEPALIVE_IDLE)
         .keepalives_interval(KEEPALIVE_INTERVAL)

@@ -1,11 +1,7 @@
-//! One table's rule in `tables-config.json`, and the reading of that file.
+//! One table's rule: how it is copied.
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
-use serde_json::{Map, Value};
-
-use crate::error::did_you_mean;
 use crate::watermark::key::Lookback;
 
 /// How one table is copied.
@@ -36,11 +32,11 @@ pub struct Rule {
 }
 
 /// The wait where the rule says nothing.
-const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
+pub(super) const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
 
 /// The longest wait that makes sense: transactions that take longer hold the watermark back, and
 /// nothing else.
-const LONGEST_SETTLE: Duration = Duration::from_mins(10);
+pub(super) const LONGEST_SETTLE: Duration = Duration::from_mins(10);
 
 /// What grows when a row is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +51,7 @@ impl ReplicationKey {
     /// The word in `tables-config.json`, which no column can have as its name.
     const XMIN: &str = "xmin";
 
-    fn new(name: String) -> Self {
+    pub(super) fn new(name: String) -> Self {
         if name == Self::XMIN { Self::Xmin } else { Self::Column(name) }
     }
 
@@ -80,7 +76,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    const NAMES: [(&'static str, Self); 2] =
+    pub(super) const NAMES: [(&'static str, Self); 2] =
         [("incremental-deduped", Self::IncrementalDeduped), ("full-refresh", Self::FullRefresh)];
 
     /// The name in `tables-config.json` and in receipts.
@@ -110,7 +106,8 @@ pub enum OnSchemaChange {
 }
 
 impl OnSchemaChange {
-    const NAMES: [(&'static str, Self); 2] = [("resync", Self::Resync), ("fail", Self::Fail)];
+    pub(super) const NAMES: [(&'static str, Self); 2] =
+        [("resync", Self::Resync), ("fail", Self::Fail)];
 }
 
 /// How the first copy is read.
@@ -124,7 +121,8 @@ pub enum InitialPath {
 }
 
 impl InitialPath {
-    const NAMES: [(&'static str, Self); 2] = [("pg_dump", Self::PgDump), ("copy", Self::Copy)];
+    pub(super) const NAMES: [(&'static str, Self); 2] =
+        [("pg_dump", Self::PgDump), ("copy", Self::Copy)];
 }
 
 /// Which columns travel.
@@ -162,326 +160,4 @@ impl ColumnChoice {
 
 fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
     names.iter().find(|(_, one)| *one == value).map_or("", |(name, _)| name)
-}
-
-/// The keys a table may have, in the order of the documentation.
-const KEYS: [&str; 11] = [
-    "name",
-    "replication_key",
-    "unique_cols",
-    "mode",
-    "on_schema_change",
-    "columns",
-    "where",
-    "lookback",
-    "settle",
-    "initial",
-    "destination_name",
-];
-
-/// Reads the rules of `tables-config.json`, collecting every mistake with its place.
-pub(super) fn parse(text: &str, mistakes: &mut Vec<String>) -> Vec<Rule> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let document: Value = match serde_json::from_str(text) {
-        Ok(document) => document,
-        Err(error) => {
-            mistakes.push(format!("`tables-config.json` is not valid JSON: {error}"));
-            return Vec::new();
-        }
-    };
-    let (defaults, tables) = match document {
-        Value::Array(tables) => (Map::new(), tables),
-        Value::Object(document) => sections(document, mistakes),
-        _ => {
-            mistakes.push(
-                "`tables-config.json` is neither an array of tables nor an object with `tables`"
-                    .to_owned(),
-            );
-            return Vec::new();
-        }
-    };
-    let before = mistakes.len();
-    Fields { place: "defaults".to_owned(), object: &defaults, whole: false, mistakes }.rule();
-    // A mistake in the defaults is said once, and not again for each table.
-    let sound_defaults = (mistakes.len() == before).then_some(&defaults);
-    let rules: Vec<Rule> = tables
-        .iter()
-        .enumerate()
-        .filter_map(|(index, table)| rule(index, table, sound_defaults, mistakes))
-        .collect();
-    if tables.is_empty() {
-        mistakes.push("`tables-config.json` names no table".to_owned());
-    }
-    collisions(&rules, mistakes);
-    rules
-}
-
-fn sections(
-    mut document: Map<String, Value>,
-    mistakes: &mut Vec<String>,
-) -> (Map<String, Value>, Vec<Value>) {
-    let tables = match document.remove("tables") {
-        Some(Value::Array(tables)) => tables,
-        Some(_) => {
-            mistakes.push("`tables` in `tables-config.json` is not an array".to_owned());
-            Vec::new()
-        }
-        None => {
-            mistakes.push("`tables-config.json` has no `tables`".to_owned());
-            Vec::new()
-        }
-    };
-    let defaults = match document.remove("defaults") {
-        Some(Value::Object(defaults)) => defaults,
-        None => Map::new(),
-        Some(_) => {
-            mistakes.push("`defaults` in `tables-config.json` is not an object".to_owned());
-            Map::new()
-        }
-    };
-    for name in ["name", "destination_name"] {
-        if defaults.contains_key(name) {
-            mistakes.push(format!("defaults: `{name}` belongs to one table"));
-        }
-    }
-    for key in document.keys() {
-        mistakes.push(unknown_key("tables-config.json", key, &["defaults", "tables"]));
-    }
-    (defaults, tables)
-}
-
-fn unknown_key(place: &str, key: &str, known: &[&str]) -> String {
-    let suggestion = did_you_mean(key, known.iter().copied()).map_or_else(
-        || format!("; known keys are {}", known.join(", ")),
-        |name| format!("; did you mean `{name}`?"),
-    );
-    format!("{place}: unknown key `{key}`{suggestion}")
-}
-
-fn rule(
-    index: usize,
-    table: &Value,
-    defaults: Option<&Map<String, Value>>,
-    mistakes: &mut Vec<String>,
-) -> Option<Rule> {
-    let Value::Object(own) = table else {
-        mistakes.push(format!("tables[{index}] is not an object"));
-        return None;
-    };
-    let place = own
-        .get("name")
-        .and_then(Value::as_str)
-        .map_or_else(|| format!("tables[{index}]"), |name| format!("tables[{index}] (`{name}`)"));
-    let mut merged = defaults.cloned().unwrap_or_default();
-    merged.extend(own.clone());
-    let before = mistakes.len();
-    let rule = Fields { place, object: &merged, whole: defaults.is_some(), mistakes }.rule();
-    (mistakes.len() == before).then_some(rule)
-}
-
-/// The keys of one table, read one by one.
-struct Fields<'a> {
-    place: String,
-    object: &'a Map<String, Value>,
-    /// Whether something can be missing: not from the defaults, nor where they are unknown.
-    whole: bool,
-    mistakes: &'a mut Vec<String>,
-}
-
-impl Fields<'_> {
-    fn rule(&mut self) -> Rule {
-        for key in self.object.keys().filter(|key| !KEYS.contains(&key.as_str())) {
-            self.mistakes.push(unknown_key(&self.place, key, &KEYS));
-        }
-        let name = self.name("name");
-        if self.whole && !self.object.contains_key("name") {
-            self.mistake("`name` is missing");
-        }
-        let name = name.unwrap_or_default();
-        let mode = self.choice("mode", &Mode::NAMES);
-        let replication_key = self.name("replication_key").map(ReplicationKey::new);
-        let keyless = !self.object.contains_key("replication_key");
-        if self.whole && mode == Mode::IncrementalDeduped && keyless {
-            self.mistake(
-                "`replication_key` is missing: name the column that grows when a row is written, \
-                 or \"xmin\", or set \"mode\" to \"full-refresh\"",
-            );
-        }
-        Rule {
-            destination_name: self.name("destination_name").unwrap_or_else(|| name.clone()),
-            name,
-            replication_key,
-            unique_columns: self.unique_columns(),
-            mode,
-            on_schema_change: self.choice("on_schema_change", &OnSchemaChange::NAMES),
-            columns: self.columns(),
-            filter: self.text("where").filter(|condition| !condition.trim().is_empty()),
-            initial: self.choice("initial", &InitialPath::NAMES),
-            lookback: self.lookback(),
-            settle: self.settle(),
-        }
-    }
-
-    fn lookback(&mut self) -> Option<Lookback> {
-        match self.object.get("lookback")? {
-            Value::Number(number) => {
-                let distance = number.as_u64();
-                if distance.is_none() {
-                    self.mistake("`lookback` is neither a duration nor a whole number from 0 on");
-                }
-                distance.map(Lookback::Number)
-            }
-            _ => self.duration("lookback").map(Lookback::Time),
-        }
-    }
-
-    fn settle(&mut self) -> Duration {
-        let Some(settle) = self.duration("settle") else { return DEFAULT_SETTLE };
-        if settle > LONGEST_SETTLE {
-            self.mistake("`settle` is longer than 10 minutes");
-        }
-        settle
-    }
-
-    fn duration(&mut self, key: &str) -> Option<Duration> {
-        let text = self.text(key)?;
-        let parsed = text.parse::<SignedDuration>().ok().and_then(|length| length.try_into().ok());
-        if parsed.is_none() {
-            self.mistake(&format!("`{key}` is `{text}`, not a duration such as \"90s\" or \"5m\""));
-        }
-        parsed
-    }
-
-    fn mistake(&mut self, what: &str) {
-        self.mistakes.push(format!("{}: {what}", self.place));
-    }
-
-    fn text(&mut self, key: &str) -> Option<String> {
-        match self.object.get(key)? {
-            Value::String(text) if text.contains('\0') => {
-                self.mistake(&format!("`{key}` contains a NUL character"));
-                None
-            }
-            Value::String(text) => Some(text.clone()),
-            Value::Null => None,
-            other => {
-                self.mistake(&format!("`{key}` is {}, not a string", kind_of(other)));
-                None
-            }
-        }
-    }
-
-    fn name(&mut self, key: &str) -> Option<String> {
-        let name = self.text(key)?;
-        if name.is_empty() {
-            self.mistake(&format!("`{key}` is empty"));
-            return None;
-        }
-        if name.len() > 63 {
-            self.mistake(&format!("`{key}` is longer than PostgreSQL's 63 bytes"));
-            return None;
-        }
-        Some(name)
-    }
-
-    fn choice<T: Copy + Default>(&mut self, key: &str, names: &[(&str, T)]) -> T {
-        let Some(value) = self.text(key) else { return T::default() };
-        if let Some((_, choice)) = names.iter().find(|(name, _)| *name == value) {
-            return *choice;
-        }
-        let known = names.iter().map(|(name, _)| *name);
-        let suggestion = did_you_mean(&value, known.clone())
-            .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
-        let known = known.collect::<Vec<_>>().join(", ");
-        self.mistake(&format!("`{key}` is `{value}`, not one of {known}{suggestion}"));
-        T::default()
-    }
-
-    fn unique_columns(&mut self) -> Option<Vec<String>> {
-        let columns = match self.object.get("unique_cols")? {
-            Value::String(column) => vec![column.clone()],
-            Value::Null => return None,
-            list => self.list("unique_cols", list),
-        };
-        // The predecessor's files have an empty list where the primary key is meant.
-        if columns.is_empty() {
-            return None;
-        }
-        for (at, column) in columns.iter().enumerate() {
-            if columns[..at].contains(column) {
-                self.mistake(&format!("`unique_cols` names `{column}` twice"));
-            }
-        }
-        Some(columns)
-    }
-
-    fn columns(&mut self) -> ColumnChoice {
-        let object = match self.object.get("columns") {
-            None | Some(Value::Null) => return ColumnChoice::All,
-            Some(Value::Object(object)) if object.len() == 1 => object,
-            Some(_) => {
-                self.mistake("`columns` is not {\"include\": [...]} or {\"exclude\": [...]}");
-                return ColumnChoice::All;
-            }
-        };
-        let mut choice = ColumnChoice::All;
-        for (key, list) in object {
-            choice = match key.as_str() {
-                "include" => ColumnChoice::Include(self.list("columns.include", list)),
-                "exclude" => ColumnChoice::Exclude(self.list("columns.exclude", list)),
-                _ => {
-                    let place = format!("{}: columns", self.place);
-                    self.mistakes.push(unknown_key(&place, key, &["include", "exclude"]));
-                    ColumnChoice::All
-                }
-            };
-        }
-        choice
-    }
-
-    fn list(&mut self, key: &str, value: &Value) -> Vec<String> {
-        let names: Option<Vec<String>> = value
-            .as_array()
-            .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
-        names.unwrap_or_else(|| {
-            self.mistake(&format!("`{key}` is not an array of strings"));
-            Vec::new()
-        })
-    }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-fn collisions(rules: &[Rule], mistakes: &mut Vec<String>) {
-    for (index, rule) in rules.iter().enumerate() {
-        let name = &rule.destination_name;
-        let first = rules.iter().position(|other| other.destination_name == *name);
-        if first != Some(index) {
-            mistakes.push(format!(
-                "two tables are copied to `{name}`: give one of them a \"destination_name\""
-            ));
-            continue;
-        }
-        let staging = crate::table::staging_name(name);
-        if rules.iter().any(|other| other.destination_name == staging) {
-            mistakes.push(format!(
-                "table `{staging}` has the name of the staging table of `{name}`: give one of \
-                 them a \"destination_name\""
-            ));
-        }
-        if name == crate::table::RECEIPTS {
-            mistakes.push(format!(
-                "table `{name}` has the name of the table of receipts: give it a \"destination_name\""
-            ));
-        }
-    }
 }

@@ -199,7 +199,7 @@ fn write_until(session: &mut postgres::Client, number: usize, until: Instant) ->
         ];
         // Two writers may get in each other's way; the one that loses starts over.
         let mut run = |sql: &str| session.batch_execute(sql).is_ok();
-        let done = script.iter().all(|sql| run(sql)) && end.split("; ").all(|sql| run(sql));
+        let done = script.iter().all(|sql| run(sql)) && end.split("; ").all(&mut run);
         if !done {
             run("ROLLBACK");
         }
