@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, by, create_roles};
 use crate::support::judge;
+use crate::support::server::Servers;
 
 const EVENTS: &str = "
     CREATE SEQUENCE numbers;
@@ -344,4 +345,44 @@ fn a_table_that_is_made_again_while_its_mark_is_known_starts_over() {
     case.assert_equal("public.events");
     let rows = judge::rows(&mut case.destination, "public.events");
     assert_eq!(rows.len(), 1);
+}
+
+#[test]
+fn a_standby_serves_as_the_source_and_its_promotion_is_noticed() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case =
+        Case::on(&servers, EVENTS, &json!([by("events", "number"), by("others", "xmin")]));
+    case.at_source("CREATE TABLE others (id int PRIMARY KEY); INSERT INTO others VALUES (1)");
+    let standby = servers.standby();
+    case.write_env(&format!("SOURCE_PORT={}", standby.address().port()));
+    let run = case.sync();
+    run.says("the source is a standby, where transactions in flight on its primary cannot be seen");
+    assert!(!run.stdout.contains("instead of pg_dump"), "{}", run.stdout);
+    case.assert_equal("public.events");
+    case.at_source("INSERT INTO events VALUES (100); INSERT INTO others VALUES (2)");
+    let mut replica = standby.connect(&case.database);
+    let started = Instant::now();
+    while judge::column(&mut replica, "SELECT 1 FROM others WHERE id = 2").is_empty() {
+        assert!(started.elapsed() < Duration::from_mins(1), "the standby does not follow");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    case.sync().says("events-incremental-1 || others-incremental-1");
+    case.assert_equal("public.events");
+    case.assert_equal("public.others");
+    // The primary is lost, and with it whatever the standby had not seen.
+    servers.source.stop("immediate");
+    standby.promote();
+    replica
+        .batch_execute("INSERT INTO events VALUES (101); INSERT INTO others VALUES (3)")
+        .expect("rows");
+    case.run(&["-v", "sync"])
+        .expect(0)
+        .says("the source is on another timeline than before, so it was failed over or restored")
+        .says("unchanged rows of the overlap are read again: the source is on another timeline");
+    case.source = replica;
+    case.assert_equal("public.events");
+    case.assert_equal("public.others");
+    standby.stop("immediate");
+    servers.stop();
 }

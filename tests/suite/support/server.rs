@@ -61,6 +61,17 @@ impl Server {
         assert!(status.success(), "pg_ctl stop --mode {mode} ended with {status}");
     }
 
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        let status = Command::new(self.programs.join("bin/pg_ctl"))
+            .args(["promote", "--wait", "--pgdata"])
+            .arg(&self.data)
+            .stdout(Stdio::null())
+            .status()
+            .expect("pg_ctl runs");
+        assert!(status.success(), "pg_ctl promote ended with {status}");
+    }
+
     /// Starts a stopped server again, on the same port.
     pub fn start(&mut self) {
         self.postgresql.start().expect("the server starts again");
@@ -124,6 +135,35 @@ impl Servers {
         Self { source, destination, watchdog }
     }
 
+    /// Starts a standby of the source, in the folder of both.
+    pub fn standby(&self) -> Server {
+        let programs = &self.source.programs;
+        let home =
+            self.source.data.parent().and_then(Path::parent).expect("a folder").join("standby");
+        let data = home.join("data");
+        fs::create_dir_all(&data).expect("a data folder");
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("permissions");
+        for path in [&home, &data] {
+            give_away(path).expect("files change hands");
+        }
+        let status = Command::new(programs.join("bin/pg_basebackup"))
+            .args([
+                "--host=127.0.0.1",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-password",
+            ])
+            .arg(format!("--port={}", self.source.address().port()))
+            .arg(format!("--username={SUPERUSER}"))
+            .arg("--pgdata")
+            .arg(&data)
+            .env("PGPASSWORD", PASSWORD)
+            .status()
+            .expect("pg_basebackup runs");
+        assert!(status.success(), "pg_basebackup ended with {status}");
+        launch(home, data, programs)
+    }
+
     /// Stops both servers and removes their folder. The watchdog does the same for a process that
     /// ends without a word.
     pub fn stop(self) {
@@ -169,11 +209,16 @@ fn server(folder: &Path, programs: &Path, name: &str) -> Server {
     for path in [&home, &data, &password_file] {
         give_away(path).expect("files change hands");
     }
+    launch(home, data, programs)
+}
+
+/// Makes a cluster in the data folder, if there is none, and starts it.
+fn launch(home: PathBuf, data: PathBuf, programs: &Path) -> Server {
     let settings = Settings {
         releases_url: String::new(),
         version: LATEST.clone(),
         installation_dir: programs.to_owned(),
-        password_file,
+        password_file: home.join("password"),
         data_dir: data.clone(),
         host: "127.0.0.1".to_owned(),
         port: 0,
@@ -305,7 +350,7 @@ fn programs(bin: &Path, folder: &Path) -> PathBuf {
     }
     let wrappers = folder.join("programs");
     fs::create_dir_all(wrappers.join("bin")).expect("a folder");
-    for program in ["initdb", "pg_ctl"] {
+    for program in ["initdb", "pg_ctl", "pg_basebackup"] {
         let wrapper = wrappers.join("bin").join(program);
         let real = bin.join(program);
         let script = format!(
