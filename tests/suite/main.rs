@@ -15,5 +15,6 @@ mod network;
 mod state;
 mod statements;
 mod swap;
+mod tls;
 mod types;
 mod watermark;

@@ -61,6 +61,21 @@ impl Server {
         assert!(status.success(), "pg_ctl stop --mode {mode} ended with {status}");
     }
 
+    /// Gives the server a certificate and its key, both as PEM, and turns TLS on.
+    pub fn serve_tls(&self, certificate: &str, key: &str) {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data.join(name);
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
+            give_away(&path).expect("files change hands");
+        }
+        let mut session = self.connect("postgres");
+        session.batch_execute("ALTER SYSTEM SET ssl = on").expect("a setting");
+        session.batch_execute("SELECT pg_reload_conf()").expect("a reload");
+        // The postmaster reads its files a moment later.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
     /// Makes a standby the primary.
     pub fn promote(&self) {
         let status = Command::new(self.programs.join("bin/pg_ctl"))
