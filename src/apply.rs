@@ -1,5 +1,7 @@
 //! Carries out a plan, statement by statement.
 
+use std::time::{Duration, Instant};
+
 use crate::config::{Endpoint, Side};
 use crate::copy;
 use crate::crash;
@@ -131,6 +133,7 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
             Some(example) => Err(with_hint(counterexample(step, &example))),
         },
         Outcome::Attempt => attempt(session, step, log, table),
+        Outcome::Patient => patiently(session, step, log, table).map_err(with_hint),
     }
 }
 
@@ -167,6 +170,36 @@ fn attempt(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
         }
     }
 }
+
+fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        session.run("set a savepoint", session::SAVEPOINT)?;
+        let error = match session.run(&step.purpose, &step.sql) {
+            Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => error,
+            done => return done,
+        };
+        if started.elapsed() > LONGEST_WAIT {
+            return Err(error);
+        }
+        session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
+        if !told {
+            log.info(Some(table), &format!("waiting for others to {}", step.purpose));
+            told = true;
+        }
+        session.interrupt().sleep(PAUSE)?;
+    }
+}
+
+/// The SQLSTATE of a lock that could not be had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// The pause between two attempts to get a lock, in which others go ahead.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long others may hold a table before the sync of it fails.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
 fn debug(log: &Log, table: &str, side: Side, sql: &str) {
     log.debug(Some(table), &format!("{side}: {sql}"));

@@ -141,6 +141,7 @@ mod tests {
             declared: "int4multirange".to_owned(),
             base: base(4451, "int4multirange", 'm'),
             element: None,
+            parts: Vec::new(),
         };
         assert_eq!(map(&data_type, 14_00_00).data_type, "int4multirange");
         assert_eq!(map(&data_type, 13_00_21).data_type, "text");
@@ -157,6 +158,7 @@ mod tests {
                 is_array: false,
                 delimiter: ':',
             }),
+            parts: Vec::new(),
         };
         let mapped = map(&data_type, 15_00_00);
         assert_eq!((mapped.data_type.as_str(), mapped.transfer), ("text[]", Transfer::Cast));

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::receipt::Origin;
 use crate::sql::Qualified;
 use crate::sql::copy::Format;
-use crate::table::{DestinationTable, SourceTable};
+use crate::table::{DestinationTable, SourceTable, UniqueIndex};
 
 /// Everything a plan is made from.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,12 @@ impl Situation<'_> {
 
     /// Whether merges go by the unique index, or by comparison.
     fn merges_by_index(&self) -> bool {
-        !self.shape.nullable_keys || self.nulls_not_distinct()
+        // ON CONFLICT refuses as soon as one of the indexes on its columns is deferrable.
+        let deferrable = self.destination.is_some_and(|there| {
+            let on_them = |index: &UniqueIndex| index.covers(&self.shape.unique_columns);
+            there.unique_indexes.iter().any(|index| on_them(index) && !index.immediate)
+        });
+        !deferrable && (!self.shape.nullable_keys || self.nulls_not_distinct())
     }
 
     /// The table of receipts.
@@ -192,6 +197,9 @@ pub enum Outcome {
     NoRow,
     /// It may fail; then the log says so and the sync goes on.
     Attempt,
+    /// As `Done`, but where somebody else's lock is in the way it is tried again for a while, each
+    /// time briefly, so that nobody has to wait behind it for long.
+    Patient,
 }
 
 impl Step {

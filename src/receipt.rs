@@ -114,6 +114,23 @@ pub struct CopiedColumn {
     pub number: i16,
     /// Its type at the source.
     pub data_type: String,
+    /// The labels of its enum, or the types of its composite's attributes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// Whether the parts are labels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_enum: bool,
+}
+
+impl CopiedColumn {
+    /// Whether the text of every value is what it was. A new label of an enum changes no value;
+    /// one that was renamed does, and so does another attribute of a composite.
+    fn reads_as(&self, now: &Self) -> bool {
+        if now.is_enum {
+            return self.parts.iter().all(|label| now.parts.contains(label));
+        }
+        self.parts == now.parts
+    }
 }
 
 impl Origin {
@@ -162,6 +179,16 @@ impl Origin {
                     column.name, column.data_type, before.data_type
                 ));
             }
+        }
+        let altered = now.columns.iter().find(|column| {
+            let before = self.columns.iter().find(|before| before.name == column.name);
+            before.is_some_and(|before| !before.reads_as(column))
+        });
+        if let Some(column) = altered {
+            return Some(format!(
+                "the type {} of the source's column `{}` was altered",
+                column.data_type, column.name
+            ));
         }
         let gone = self.columns.iter().find(|b| now.columns.iter().all(|c| c.name != b.name))?;
         Some(format!("the source's column `{}` is gone", gone.name))

@@ -72,6 +72,8 @@ pub struct SourceTable {
     pub has_children: bool,
     /// Whether it belongs to an extension, whose tables pg_dump leaves out.
     pub in_extension: bool,
+    /// Whether we may read all of it, and not only some columns; it can only be locked then.
+    pub readable: bool,
     /// The sequences of its serial and identity columns.
     pub sequences: Vec<Qualified>,
     /// Where its rows are stored: itself, or its partitions and children.
@@ -125,6 +127,17 @@ pub struct DataType {
     pub base: BaseType,
     /// What the base type is an array of, if it is one; domains replaced as well.
     pub element: Option<ElementType>,
+    /// The labels of the enum, or the types of the composite's attributes, that the type or its
+    /// element is.
+    pub parts: Vec<String>,
+}
+
+impl DataType {
+    /// Whether it is an enum, or an array of one.
+    #[must_use]
+    pub fn is_enum(&self) -> bool {
+        self.element.as_ref().map_or(self.base.kind, |element| element.base.kind) == 'e'
+    }
 }
 
 /// A type that is not a domain.
@@ -166,6 +179,7 @@ impl SourceTable {
         match self.kind {
             Kind::View => Some("it is a view"),
             Kind::ForeignTable => Some("it is a foreign table"),
+            _ if !self.readable => Some("we may read only some of its columns"),
             _ if self.has_foreign_parts => Some("some of its rows are in foreign tables"),
             _ => None,
         }
@@ -196,7 +210,7 @@ pub struct DestinationTable {
     pub written: bool,
     /// In the order of the table, without dropped ones.
     pub columns: Vec<Column>,
-    /// The valid, immediate unique indexes over all rows.
+    /// The valid unique indexes over all rows.
     pub unique_indexes: Vec<UniqueIndex>,
     /// `COMMENT ON TABLE`, if any.
     pub comment: Option<String>,
@@ -222,6 +236,8 @@ pub struct UniqueIndex {
     pub name: String,
     /// Its columns.
     pub columns: Vec<String>,
+    /// Whether it is looked at with every row; that of a deferrable constraint is not.
+    pub immediate: bool,
     /// Whether two NULLs are equal to it.
     pub nulls_not_distinct: bool,
 }

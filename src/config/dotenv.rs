@@ -47,7 +47,11 @@ pub(super) fn parse(text: &str, mistakes: &mut Vec<String>) -> BTreeMap<String, 
         };
         // A quoted value may span lines, so it is looked for in the whole rest of the file.
         let start = offset(text, value);
-        let Some((value, length)) = quoted(&text[start..], quote) else {
+        // A backslash before the only closing quote stands for itself.
+        let rest_of_line = split_line(&text[start..]).0;
+        let closed =
+            quoted(&text[start..], quote, true).or_else(|| quoted(rest_of_line, quote, false));
+        let Some((value, length)) = closed else {
             mistakes.push(format!("`.env` line {line_number} opens a quote that is never closed"));
             continue;
         };
@@ -95,18 +99,18 @@ fn unquoted(value: &str) -> &str {
 
 /// The text between quotes and the length of it all. In double quotes `\n` and `\r` are line
 /// ends; a backslash before a quote keeps the value open and, as Node's dotenv has it, stays.
-fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
+fn quoted(text: &str, quote: char, escapes: bool) -> Option<(String, usize)> {
     let mut value = String::new();
     let mut letters = text.char_indices().skip(1).peekable();
     while let Some((at, letter)) = letters.next() {
         if letter == quote {
             return Some((value, at + quote.len_utf8()));
         }
-        let escaped = letters.peek().map(|&(_, next)| next).filter(|_| letter == '\\');
-        let replacement = match escaped {
+        let after_backslash = letters.peek().map(|&(_, next)| next).filter(|_| letter == '\\');
+        let replacement = match after_backslash {
             Some('n') if quote == '"' => '\n',
             Some('r') if quote == '"' => '\r',
-            Some(next) if next == quote => {
+            Some(next) if next == quote && escapes => {
                 value.push('\\');
                 next
             }
@@ -146,6 +150,7 @@ mod tests {
         assert_eq!(value_of("A='b\\nc'"), "b\\nc");
         assert_eq!(value_of("A=`b'\"c`"), "b'\"c");
         assert_eq!(value_of("A='it\\'s'"), "it\\'s");
+        assert_eq!(value_of("A='C:\\dir\\'"), "C:\\dir\\");
         assert_eq!(value_of("A=b\r\n"), "b");
         assert_eq!(value_of("\u{feff}A=b"), "b");
         assert_eq!(value_of("A=\"two\nlines\"\nB=c"), "two\nlines");

@@ -29,7 +29,8 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     let selection = shape.selection(situation.rule, situation.source, since.condition);
     let staging = situation.staging_name();
     let changes = in_place_changes(situation);
-    let nothing_if_empty = known && changes.is_empty();
+    let new_not_nulls = new_not_nulls(situation);
+    let nothing_if_empty = known && changes.is_empty() && new_not_nulls.is_empty();
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
     before.extend(changes);
     let mut after = Vec::new();
@@ -46,7 +47,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     after.push(Step::source("end the snapshot", session::COMMIT));
     after.extend(merge_steps(situation));
     after.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
-    after.extend(new_not_nulls(situation));
+    after.extend(new_not_nulls);
     after.push(write_receipt(situation, receipt));
     after.push(Step::destination("commit", session::COMMIT));
     Plan {
@@ -109,7 +110,8 @@ fn has_fitting_index(situation: &Situation) -> bool {
     let shape = situation.shape;
     situation.destination.is_some_and(|there| {
         there.unique_indexes.iter().any(|index| {
-            index.covers(&shape.unique_columns)
+            index.immediate
+                && index.covers(&shape.unique_columns)
                 && (index.nulls_not_distinct || !shape.nullable_keys)
         })
     })

@@ -101,6 +101,8 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
         Some("other tables inherit from it, whose rows pg_dump leaves out")
     } else if source.in_extension {
         Some("it belongs to an extension, whose tables pg_dump leaves out")
+    } else if !source.readable {
+        Some("we may read only some of its columns")
     } else if casts {
         Some("it has arrays whose elements are not separated by commas")
     } else {
@@ -117,9 +119,9 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         .dependents
         .iter()
         .flat_map(|dependents| &dependents.indexes)
-        .filter(|index| index.name != own_name)
+        .filter(|index| index.name != own_name || index.is_made_much_of())
         .collect();
-    let has_own = !shape.unique_columns.is_empty() && !somebody_elses_serves(situation, &own_name);
+    let has_own = !shape.unique_columns.is_empty() && !one_of_them_serves(situation, &kept);
     if has_own {
         steps.push(own_index(situation, new, &own_interim));
     }
@@ -132,6 +134,14 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     steps.push(Step::destination("analyze the new table", ddl::analyze(new)));
     if let Some(dependents) = first.dependents {
         let columns = shape.names();
+        let others = dependents.references.iter().filter_map(|other| other.table.as_ref());
+        let all: Vec<&Qualified> = std::iter::once(table).chain(others).collect();
+        let purpose = format!("have `{}` for the moment of its replacement", table.plain());
+        steps.push(
+            Step::destination(&purpose, session::lock_exclusively(&all))
+                .result(Outcome::Patient)
+                .hint("somebody keeps a transaction open that has read it; sync again when it has ended"),
+        );
         for statement in swap::replace(table, new, dependents, &kept, &columns, first.user) {
             steps.push(keeping(situation, statement));
         }
@@ -156,11 +166,12 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
 /// The suffix of the unique index that this tool makes.
 pub(super) const OWN_INDEX_SUFFIX: &str = "_replicated_key";
 
-/// Whether an index that people made, and that is kept, serves the merge as well.
-fn somebody_elses_serves(situation: &Situation, own_name: &str) -> bool {
+/// Whether an index that is kept serves the merge as well.
+fn one_of_them_serves(situation: &Situation, kept: &[&Index]) -> bool {
     situation.destination.is_some_and(|there| {
         there.unique_indexes.iter().any(|index| {
-            index.name != own_name
+            index.immediate
+                && kept.iter().any(|kept| kept.name == index.name)
                 && index.covers(&situation.shape.unique_columns)
                 && (index.nulls_not_distinct || !situation.wants_nulls_not_distinct())
         })

@@ -42,7 +42,9 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
         );
     }
     let conditions: Vec<String> = key.into_iter().chain(recent.ok()).collect();
-    if conditions.is_empty() || moved.len() == source.storage.len() && !moved.is_empty() {
+    // Where only some columns may be read, tableoid is not among them.
+    let whole = moved.len() == source.storage.len() || !source.readable;
+    if conditions.is_empty() || whole && !moved.is_empty() {
         if !conditions.is_empty() {
             since
                 .notes

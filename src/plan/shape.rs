@@ -102,7 +102,9 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
         return Ok(named.clone());
     }
     let whole = source.primary_key.iter().all(|name| rule.columns.takes(name));
-    if whole && !source.primary_key.is_empty() {
+    // The primary key of a parent says nothing about the rows of its children.
+    let needless = rule.mode == Mode::FullRefresh && source.has_children;
+    if whole && !source.primary_key.is_empty() && !needless {
         return Ok(source.primary_key.clone());
     }
     if rule.mode == Mode::FullRefresh {

@@ -83,7 +83,17 @@ SELECT json_build_object(
           'base', {element_base},
           'is_domain', element.depth > 0,
           'is_array', EXISTS (SELECT FROM pg_type inner_item WHERE inner_item.typarray = e.oid),
-          'delimiter', item.typdelim) END
+          'delimiter', item.typdelim) END,
+        'parts', coalesce(CASE coalesce(e.typtype, t.typtype)
+          WHEN 'e' THEN (
+            SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder)
+            FROM pg_enum l WHERE l.enumtypid = coalesce(e.oid, t.oid))
+          WHEN 'c' THEN (
+            SELECT json_agg(format_type(p.atttypid, p.atttypmod) ORDER BY p.attnum)
+            FROM pg_attribute p
+            WHERE p.attrelid = coalesce(e.typrelid, t.typrelid) AND p.attnum > 0
+              AND NOT p.attisdropped)
+          END, '[]')
       )) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
     CROSS JOIN LATERAL {resolved} AS base
@@ -107,6 +117,7 @@ SELECT json_build_object(
   'in_extension', EXISTS (
     SELECT FROM pg_depend d
     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
+  'readable', has_table_privilege(c.oid, 'SELECT'),
   'sequences', (
     SELECT coalesce(json_agg(json_build_object('schema', sn.nspname, 'name', s.relname)), '[]')
     FROM pg_depend d
@@ -170,9 +181,10 @@ SELECT json_build_object(
     SELECT json_agg(json_build_object(
       'name', x.relname,
       'columns', {KEY_COLUMNS},
+      'immediate', i.indimmediate,
       'nulls_not_distinct', coalesce((to_jsonb(i)->>'indnullsnotdistinct')::boolean, false)))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
       AND i.indpred IS NULL AND i.indexprs IS NULL), '[]'),
   'comment', obj_description(c.oid, 'pg_class'),
   'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)))
@@ -323,9 +335,50 @@ SELECT json_build_object(
     SELECT json_agg(p.pubname ORDER BY p.pubname)
     FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
     WHERE r.prrelid = c.oid), '[]'),
+  'remarks', (
+    SELECT coalesce(json_agg(json_build_object(
+      'kind', o.kind, 'schema', o.schema, 'name', o.name, 'text', d.description)
+      ORDER BY o.kind, o.name), '[]')
+    FROM (
+      SELECT 'CONSTRAINT' AS kind, NULL::name AS schema, k.conname AS name, k.oid,
+        'pg_constraint'::regclass AS class
+      FROM pg_constraint k WHERE k.conrelid = c.oid
+      UNION ALL
+      SELECT 'TRIGGER', NULL, g.tgname, g.oid, 'pg_trigger'::regclass
+      FROM pg_trigger g WHERE g.tgrelid = c.oid
+      UNION ALL
+      SELECT 'POLICY', NULL, p.polname, p.oid, 'pg_policy'::regclass
+      FROM pg_policy p WHERE p.polrelid = c.oid
+      UNION ALL
+      SELECT 'STATISTICS', sn.nspname, s.stxname, s.oid, 'pg_statistic_ext'::regclass
+      FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
+      WHERE s.stxrelid = c.oid) o
+    JOIN pg_description d ON d.classoid = o.class AND d.objoid = o.oid AND d.objsubid = 0),
+  'tuned', (
+    SELECT coalesce(json_agg(json_build_object(
+      'column', a.attname,
+      'statistics', CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::integer END,
+      'storage', CASE WHEN a.attstorage <> t.typstorage THEN CASE a.attstorage
+        WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED'
+        WHEN 'm' THEN 'MAIN' END END,
+      'options', coalesce(to_json(a.attoptions), '[]')) ORDER BY a.attnum), '[]')
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND (a.attstattarget >= 0 OR a.attstorage <> t.typstorage OR a.attoptions IS NOT NULL)),
   'beyond_us', (
     SELECT coalesce(json_agg(o.what ORDER BY o.what), '[]') FROM (
       SELECT format('rule %I', r.rulename) AS what FROM pg_rewrite r WHERE r.ev_class = c.oid
+      UNION ALL
+      SELECT format('rule %I of view %s', r.rulename, r.ev_class::regclass)
+      FROM pg_rewrite r
+      WHERE r.rulename <> '_RETURN'
+        AND r.ev_class IN (SELECT v.oid FROM view_depends v WHERE v.level > 0)
+      UNION ALL
+      SELECT format('column defaults of view %s', f.adrelid::regclass) FROM pg_attrdef f
+      WHERE f.adrelid IN (SELECT v.oid FROM view_depends v WHERE v.level > 0)
+      UNION ALL
+      SELECT format('identity of column %I', a.attname) FROM pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attidentity <> ''
       UNION ALL
       SELECT format('security label of provider %s', l.provider) FROM pg_seclabel l
       WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid

@@ -23,16 +23,19 @@ pub fn pin(read_only: bool) -> String {
         ("idle_in_transaction_session_timeout", "0"),
         ("idle_session_timeout", "0"),
         ("lock_timeout", LOCK_TIMEOUT),
+        ("array_nulls", "on"),
+        ("row_security", "on"),
+        ("default_transaction_isolation", "read committed"),
+        ("default_transaction_deferrable", "off"),
     ];
-    if read_only {
-        settings.push(("default_transaction_read_only", "on"));
-    }
+    settings.push(("default_transaction_read_only", if read_only { "on" } else { "off" }));
     let values: Vec<String> = settings
         .iter()
         .map(|(name, value)| format!("({}, {})", literal(name), literal(value)))
         .collect();
+    // The first statement keeps a role's time limit from ending the second.
     format!(
-        "SELECT set_config(wanted.name, wanted.value, false)\n\
+        "SET statement_timeout = 0;\nSELECT set_config(wanted.name, wanted.value, false)\n\
          FROM (VALUES {}) AS wanted (name, value)\n\
          WHERE EXISTS (SELECT FROM pg_catalog.pg_settings known WHERE lower(known.name) = lower(wanted.name))",
         values.join(", ")
@@ -84,6 +87,21 @@ pub fn unlock(table: &Qualified) -> String {
 
 fn lock_key(table: &Qualified) -> i64 {
     crate::table::digest(&format!("incremental-replication/{table}")).cast_signed()
+}
+
+/// How long one attempt to get a table for ourselves may keep readers waiting behind it.
+const SHORT_LOCK_TIMEOUT: &str = "500ms";
+
+/// Takes tables for ourselves, or gives up soon: those who come after wait behind this.
+#[must_use]
+pub fn lock_exclusively(tables: &[&Qualified]) -> String {
+    let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    format!(
+        "SET LOCAL lock_timeout = '{SHORT_LOCK_TIMEOUT}';\n\
+         LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;\n\
+         SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
+        tables.join(", ")
+    )
 }
 
 /// Marks the point to which a failed attempt goes back.

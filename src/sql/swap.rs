@@ -6,7 +6,7 @@
 
 use super::{Qualified, identifier, literal};
 use crate::table::dependent::{
-    Comment, Constraint, Dependents, Grant, Index, Policy, Trigger, View,
+    Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Trigger, Tuned, View,
 };
 
 /// A statement and the object it is about, for the error that names it.
@@ -81,6 +81,7 @@ pub fn replace(
     script.table(rename(table, new));
     script.indexes(table, new, kept);
     script.settings(table, dependents, user);
+    script.tuned(table, &dependents.tuned, columns);
     script.access("TABLE", table, &dependents.grants, &dependents.default_grantees, columns);
     script.comments("TABLE", table, &dependents.comments, Some(columns));
     script.rules_for_rows(table, dependents, columns);
@@ -246,12 +247,40 @@ impl Script {
         for statistics in &dependents.statistics {
             self.add(statistics.clone(), "extended statistics");
         }
+        for remark in &dependents.remarks {
+            self.remark(table, remark);
+        }
         for publication in &dependents.publications {
             let name = identifier(publication);
             self.add(
                 format!("ALTER PUBLICATION {name} ADD TABLE {table}"),
                 &format!("publication `{publication}`"),
             );
+        }
+    }
+
+    fn remark(&mut self, table: &Qualified, remark: &Remark) {
+        let object = match &remark.schema {
+            Some(schema) => Qualified::new(schema, &remark.name).to_string(),
+            None => format!("{} ON {table}", identifier(&remark.name)),
+        };
+        let about = format!("comment on {} `{}`", remark.kind.to_lowercase(), remark.name);
+        let text = literal(&remark.text);
+        self.add(format!("COMMENT ON {} {object} IS {text}", remark.kind), &about);
+    }
+
+    fn tuned(&mut self, table: &Qualified, tuned: &[Tuned], columns: &[&str]) {
+        for tuned in tuned.iter().filter(|tuned| columns.contains(&tuned.column.as_str())) {
+            let alter = format!("ALTER TABLE {table} ALTER COLUMN {}", identifier(&tuned.column));
+            if let Some(target) = tuned.statistics {
+                self.table(format!("{alter} SET STATISTICS {target}"));
+            }
+            if let Some(storage) = &tuned.storage {
+                self.table(format!("{alter} SET STORAGE {storage}"));
+            }
+            if !tuned.options.is_empty() {
+                self.table(format!("{alter} SET ({})", options(&tuned.options)));
+            }
         }
     }
 
@@ -277,13 +306,13 @@ impl Script {
         } else {
             format!(" WITH ({})", options(&view.options))
         };
-        let data = match (view.materialized, view.populated) {
-            (true, true) => "\nWITH DATA",
-            (true, false) => "\nWITH NO DATA",
-            (false, _) => "",
-        };
+        let data = if view.materialized { "\nWITH NO DATA" } else { "" };
         let query = view.definition.trim().trim_end_matches(';');
         self.add(format!("CREATE {kind} {name}{with} AS\n{query}{data}"), &about);
+        if view.populated && view.materialized {
+            // Unlike CREATE ... WITH DATA, this writes rows that older snapshots see.
+            self.add(format!("REFRESH MATERIALIZED VIEW {name}"), &about);
+        }
         for index in &view.indexes {
             self.add(index.definition.clone(), &format!("index `{}`", index.name));
         }

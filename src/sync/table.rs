@@ -78,8 +78,9 @@ impl TableSync<'_> {
     fn open_snapshot(&mut self) -> Result<SourceTable> {
         let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
         // What it is decides whether it can be locked, and is looked up before the snapshot.
-        let kind = catalog::source_table(self.source, &name)?.kind;
-        let lock = matches!(kind, Kind::Table | Kind::Partitioned).then_some(&name);
+        let table = catalog::source_table(self.source, &name)?;
+        let lockable = table.readable && matches!(table.kind, Kind::Table | Kind::Partitioned);
+        let lock = lockable.then_some(&name);
         self.source.run("lock the table", &session::begin_snapshot(lock))?;
         catalog::source_table(self.source, &name)
     }
@@ -91,6 +92,8 @@ impl TableSync<'_> {
                 name: column.name.clone(),
                 number: column.number,
                 data_type: column.data_type.declared.clone(),
+                parts: column.data_type.parts.clone(),
+                is_enum: column.data_type.is_enum(),
             })
         };
         let key = self.rule.replication_key.as_ref().filter(|_| self.rule.mode.has_key());

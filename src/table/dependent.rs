@@ -39,6 +39,10 @@ pub struct Dependents {
     pub statistics: Vec<String>,
     /// Publications that name the table.
     pub publications: Vec<String>,
+    /// Comments on what the table has, each after its object has been made again.
+    pub remarks: Vec<Remark>,
+    /// Columns whose statistics or storage people have tuned.
+    pub tuned: Vec<Tuned>,
     /// What this tool cannot make again, described for a message.
     pub beyond_us: Vec<String>,
     /// Views on the table and views on those, each after those it needs.
@@ -52,6 +56,32 @@ pub struct Comment {
     pub column: Option<String>,
     /// What it says.
     pub text: String,
+}
+
+/// A comment on a constraint, a trigger, a policy or an object of extended statistics.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Remark {
+    /// `CONSTRAINT`, `TRIGGER`, `POLICY` or `STATISTICS`.
+    pub kind: String,
+    /// The object's schema, where it is named by one.
+    pub schema: Option<String>,
+    /// The object's name.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// How people have tuned a column.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Tuned {
+    /// The column.
+    pub column: String,
+    /// `SET STATISTICS`, where it was set.
+    pub statistics: Option<i32>,
+    /// `SET STORAGE`, where it differs from the type's own.
+    pub storage: Option<String>,
+    /// Options, each `name=value`.
+    pub options: Vec<String>,
 }
 
 /// A privilege on a relation, or on one of its columns.
@@ -84,6 +114,18 @@ pub struct Index {
     pub comment: Option<String>,
     /// The definition of the constraint of the same name.
     pub constraint: Option<String>,
+}
+
+impl Index {
+    /// Whether people have done something with it, so that it is more than the index this tool
+    /// made.
+    #[must_use]
+    pub fn is_made_much_of(&self) -> bool {
+        self.constraint.is_some()
+            || self.comment.is_some()
+            || self.clustered
+            || self.replica_identity
+    }
 }
 
 /// A constraint that needs no index of its own.

@@ -1,8 +1,11 @@
 //! What people put on a destination table survives a new copy of it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, Run, by};
+use crate::support::judge;
 
 const SOURCE: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2) NOT NULL, note text, at int);
@@ -31,6 +34,11 @@ const PUT_ON: &str = r#"
     ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
     CREATE POLICY "see all" ON orders FOR SELECT TO PUBLIC USING (true);
     CREATE POLICY own ON orders AS RESTRICTIVE FOR UPDATE TO pg_monitor USING (id > 0) WITH CHECK (id < 100);
+    COMMENT ON CONSTRAINT positive ON orders IS 'a constraint';
+    COMMENT ON TRIGGER before_all ON orders IS 'a trigger';
+    COMMENT ON POLICY own ON orders IS 'a policy';
+    COMMENT ON STATISTICS "both" IS 'statistics';
+    ALTER TABLE orders ALTER note SET STATISTICS 500, ALTER note SET STORAGE EXTERNAL, ALTER id SET (n_distinct = 10);
     CREATE PUBLICATION changes FOR TABLE orders;
     CREATE VIEW big WITH (security_barrier = true) AS SELECT id, total FROM orders WHERE total > 5;
     GRANT SELECT ON big TO pg_monitor;
@@ -70,6 +78,10 @@ const DESCRIBED: &str = "
         WHERE adrelid::regclass::text NOT LIKE '%information%' AND adrelid::regclass::text NOT LIKE '\\_%'
         UNION ALL SELECT format('comment %s %s %s', objoid::regclass, objsubid, description)
         FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid > 16384
+        UNION ALL SELECT format('remark %s %s', classoid::regclass, description)
+        FROM pg_description WHERE objoid > 16384 AND classoid <> 'pg_class'::regclass
+        UNION ALL SELECT format('tuned %s %s %s %s', attname, nullif(attstattarget, -1), attstorage, attoptions)
+        FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0
         UNION ALL SELECT format('view %s', definition) FROM pg_views WHERE schemaname NOT LIKE 'pg\\_%'
             AND schemaname <> 'information_schema'
     ) described (line) ORDER BY line COLLATE \"C\"";
@@ -159,4 +171,55 @@ fn somebody_elses_relation_in_the_way_is_left_alone() {
     );
     assert_eq!(case.ask("SELECT precious FROM customers_stg"), ["gold"]);
     assert_eq!(case.ask("SELECT one FROM orders"), ["1"]);
+}
+
+#[test]
+fn our_own_index_is_kept_where_people_have_made_something_of_it() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination(
+        "ALTER TABLE orders ADD CONSTRAINT orders_replicated_key PRIMARY KEY USING INDEX orders_replicated_key;
+         CREATE TABLE lines (order_id int REFERENCES orders);
+         ALTER TABLE orders REPLICA IDENTITY USING INDEX orders_replicated_key",
+    );
+    let described = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid IN ('orders'::regclass, 'lines'::regclass) AND contype IN ('p', 'f') \
+                     UNION ALL SELECT relreplident::text FROM pg_class WHERE oid = 'orders'::regclass ORDER BY 1";
+    let before = case.ask(described);
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    assert_eq!(case.ask(described), before);
+    case.at_source("UPDATE orders SET at = at + 100");
+    case.sync().says("done: 10 rows");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_reader_with_an_older_snapshot_finds_materialized_views_filled() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination("CREATE MATERIALIZED VIEW stored AS SELECT * FROM orders");
+    let mut reader = case.destination_superuser();
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").expect("a snapshot");
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    assert_eq!(judge::column(&mut reader, "SELECT count(*) FROM public.stored"), ["10"]);
+}
+
+#[test]
+fn readers_do_not_wait_behind_a_swap_that_waits_for_another_reader() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    let mut long = case.destination_superuser();
+    long.batch_execute("BEGIN; SELECT * FROM orders").expect("a reader");
+    let child = case.start(&["sync", "--full-refresh"]);
+    let mut short = case.destination_superuser();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        let asked = Instant::now();
+        judge::column(&mut short, "SELECT count(*) FROM orders");
+        assert!(asked.elapsed() < Duration::from_secs(2), "a reader waited {:?}", asked.elapsed());
+    }
+    long.batch_execute("COMMIT").expect("the end");
+    Run::from(child.wait_with_output().expect("an end"))
+        .expect(0)
+        .says("waiting for others to have `public.orders` for the moment of its replacement");
+    case.assert_nothing_left();
 }
