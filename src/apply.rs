@@ -96,7 +96,8 @@ impl Application<'_> {
                 }
                 Reading::PgDump { table, columns, without } => {
                     let wanted = pg_dump::Wanted { snapshot: &snapshot, table, columns, without };
-                    pg_dump::read(endpoint, &interrupt, wanted, outgoing)
+                    let ask = || source.run("read the rows", session::ASK).map(drop);
+                    pg_dump::read(endpoint, &interrupt, wanted, ask, outgoing)
                 }
             },
             |incoming| {

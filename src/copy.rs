@@ -9,7 +9,7 @@ use crate::sql::copy::Format;
 
 /// How many bytes are gathered before they are handed over. A flush for each row would be twenty
 /// times slower.
-pub const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How many chunks may wait between reader and writer.
 const CHUNKS_WAITING: usize = 4;

@@ -18,8 +18,8 @@ use crate::config::{Endpoint, Side, TlsMode};
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, Registration};
 use crate::sql::{catalog, session};
-pub use watch::shorten_silence;
 use watch::{Failure, Watch, connect_timeout, open};
+pub use watch::{shorten_silence, silence};
 
 /// What sessions are called in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "incremental-replication";

@@ -3,12 +3,14 @@
 mod script;
 
 use std::io::Read;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::config::{Endpoint, TlsMode};
-use crate::copy::{CHUNK_BYTES, Outgoing};
+use crate::copy::Outgoing;
+use crate::db::silence;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::sql::{Qualified, identifier};
@@ -25,6 +27,9 @@ const LOST_CONNECTION: [&str; 5] = [
     "the database system is",
     "invalid snapshot identifier",
 ];
+
+/// As much as a pipe holds.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// How much of what pg_dump has to say is kept.
 const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
@@ -67,25 +72,27 @@ pub struct Wanted<'a> {
     pub without: &'a [Qualified],
 }
 
-/// Reads the rows of a table.
+/// Reads the rows of a table. While pg_dump is silent, `ask` is called now and then; it fails where
+/// the server cannot be heard any more, which pg_dump would wait for without end.
 pub fn read(
     source: &Endpoint,
     interrupt: &Interrupt,
     wanted: Wanted,
+    mut ask: impl FnMut() -> Result<()>,
     outgoing: &mut Outgoing,
 ) -> Result<()> {
-    let mut dump = Dump::start(source, interrupt, wanted)?;
+    let dump = Dump::start(source, interrupt, wanted)?;
     let mut script = script::Script::new(wanted.table, wanted.columns);
-    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let length = dump
-            .stdout
-            .read(&mut buffer)
-            .map_err(|error| Error::table("cannot read from pg_dump").caused_by(&error))?;
-        if length == 0 {
-            break;
+        match dump.pieces.recv_timeout(silence()) {
+            Ok(piece) => {
+                let piece = piece
+                    .map_err(|error| Error::table("cannot read from pg_dump").caused_by(&error))?;
+                script.feed(&piece, &mut |rows| outgoing.push(rows))?;
+            }
+            Err(RecvTimeoutError::Timeout) => ask()?,
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        script.feed(&buffer[..length], &mut |rows| outgoing.push(rows))?;
     }
     dump.finish(interrupt)?;
     script.finish()
@@ -94,7 +101,8 @@ pub fn read(
 /// A running pg_dump. It does not outlive this value.
 struct Dump {
     child: Arc<Mutex<Child>>,
-    stdout: std::process::ChildStdout,
+    /// What it writes, piece by piece.
+    pieces: Receiver<std::io::Result<Vec<u8>>>,
     complaints: Option<JoinHandle<String>>,
     _cancel: crate::interrupt::Registration,
 }
@@ -112,7 +120,7 @@ impl Dump {
         let doomed = Arc::clone(&child);
         Ok(Self {
             child,
-            stdout,
+            pieces: pieces(stdout),
             complaints: Some(std::thread::spawn(move || complaints(stderr))),
             _cancel: interrupt.on_signal(move || kill(&doomed)),
         })
@@ -156,6 +164,33 @@ impl Drop for Dump {
 fn kill(child: &Mutex<Child>) {
     // It fails where the child has ended already, which is what is wanted.
     let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+}
+
+/// Reads what pg_dump writes in a thread of its own, so that its silence can be noticed.
+fn pieces(mut stdout: ChildStdout) -> Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, receiver) = sync_channel(4);
+    std::thread::spawn(move || {
+        loop {
+            let mut piece = vec![0; PIECE_BYTES];
+            let sent = match stdout.read(&mut piece) {
+                // The end is told by hanging up.
+                Ok(0) => break,
+                Ok(length) => {
+                    piece.truncate(length);
+                    sender.send(Ok(piece))
+                }
+                Err(error) => {
+                    // Whether anybody still listens or not, this was the last word.
+                    let _ = sender.send(Err(error));
+                    break;
+                }
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+    });
+    receiver
 }
 
 fn complaints(mut stderr: ChildStderr) -> String {

@@ -26,7 +26,9 @@ pub fn shorten_silence(length: Duration) {
     let _ = SHORTENED.set(length);
 }
 
-fn silence() -> Duration {
+/// How long a server may be silent before it is asked whether it still works for us.
+#[must_use]
+pub fn silence() -> Duration {
     SHORTENED.get().copied().unwrap_or(SILENCE)
 }
 

@@ -115,3 +115,6 @@ pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT attempt";
 pub fn doing(process: i32) -> String {
     format!("SELECT wait_event_type FROM pg_catalog.pg_stat_activity WHERE pid = {process}")
 }
+
+/// Asks for nothing but an answer.
+pub const ASK: &str = "SELECT 1";

@@ -11,9 +11,11 @@ const ORDERS: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
     INSERT INTO orders SELECT n, repeat(md5(n::text), 20), n FROM generate_series(1, 60000) n;";
 
-fn through_a_proxy(source: bool) -> (Case, Proxy) {
-    let case =
-        Case::new(ORDERS, &json!([{"name": "orders", "replication_key": "at", "initial": "copy"}]));
+fn through_a_proxy(source: bool, initial: &str) -> (Case, Proxy) {
+    let case = Case::new(
+        ORDERS,
+        &json!([{"name": "orders", "replication_key": "at", "initial": initial}]),
+    );
     let proxy = Proxy::to(if source { case.source_port() } else { case.destination_port() });
     let variable = if source { "SOURCE_PORT" } else { "DEST_PORT" };
     case.write_env(&format!("{variable}={}", proxy.port));
@@ -31,7 +33,7 @@ fn wait_for_bytes(proxy: &Proxy, bytes: u64) {
 #[test]
 fn a_cut_connection_costs_a_second_try() {
     for source in [true, false] {
-        let (mut case, proxy) = through_a_proxy(source);
+        let (mut case, proxy) = through_a_proxy(source, "copy");
         let child = case.start(&["sync"]);
         wait_for_bytes(&proxy, 1_000_000);
         proxy.cut();
@@ -45,8 +47,8 @@ fn a_cut_connection_costs_a_second_try() {
 
 #[test]
 fn a_network_that_stands_still_ends_in_an_error_and_the_next_sync_heals_it() {
-    for source in [true, false] {
-        let (mut case, proxy) = through_a_proxy(source);
+    for (source, initial) in [(true, "copy"), (false, "copy"), (true, "pg_dump")] {
+        let (mut case, proxy) = through_a_proxy(source, initial);
         let started = Instant::now();
         let child = case.start(&["sync", "--silence-seconds", "1"]);
         wait_for_bytes(&proxy, 1_000_000);
