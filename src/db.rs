@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
@@ -85,8 +85,12 @@ impl Session {
         let connector = tls::connector(endpoint)?;
         let configuration = configuration(endpoint);
         let runtime = runtime()?;
-        let opened = runtime
-            .block_on(async { timeout(connect_timeout(), open(&configuration, &connector)).await });
+        let opened = runtime.block_on(async {
+            tokio::select! {
+                opened = timeout(connect_timeout(), open(&configuration, &connector)) => Ok(opened),
+                () = signalled(interrupt) => Err(Error::interrupted()),
+            }
+        })?;
         let client = match opened {
             Ok(opened) => opened.map_err(|error| unreachable(endpoint, &error))?,
             Err(_) => return Err(silent(endpoint)),
@@ -278,15 +282,23 @@ fn runtime() -> Result<Runtime> {
 
 fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
     let cannot = cannot_connect(endpoint).caused_by(error);
-    let hint = hint(endpoint, cannot.sqlstate.as_deref());
+    let hint = hint(endpoint, &cannot);
     cannot.hint(hint)
+}
+
+/// Ends when a signal has arrived.
+async fn signalled(interrupt: &Interrupt) {
+    while interrupt.signal().is_none() {
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Somebody took the connection and never said a word, or not enough of them.
 fn silent(endpoint: &Endpoint) -> Error {
-    cannot_connect(endpoint)
-        .because(format!("no answer within {} s", connect_timeout().as_secs()))
-        .hint(hint(endpoint, None))
+    let cannot = cannot_connect(endpoint)
+        .because(format!("no answer within {} s", connect_timeout().as_secs()));
+    let hint = hint(endpoint, &cannot);
+    cannot.hint(hint)
 }
 
 fn cannot_connect(endpoint: &Endpoint) -> Error {
@@ -320,6 +332,10 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
         ("42501", Side::Destination) => {
             "the destination's user needs CREATE on the schema, and must \
                                          own the tables or belong to their owner"
+                .to_owned()
+        }
+        ("25006", Side::Destination) => {
+            "the destination is a standby, or only lets itself be read: point DEST_HOST at its primary"
                 .to_owned()
         }
         ("55P03", _) => {
@@ -361,12 +377,15 @@ fn configuration(endpoint: &Endpoint) -> Config {
     config
 }
 
-fn hint(endpoint: &Endpoint, sqlstate: Option<&str>) -> String {
+fn hint(endpoint: &Endpoint, cannot: &Error) -> String {
     let prefix = match endpoint.side {
         Side::Source => "SOURCE",
         Side::Destination => "DEST",
     };
-    match sqlstate {
+    let missing =
+        endpoint.password.is_none() && cannot.causes.iter().any(|c| c.contains("password"));
+    match cannot.sqlstate.as_deref() {
+        _ if missing => format!("set {prefix}_PASSWORD"),
         Some("28P01" | "28000") => {
             format!("check {prefix}_USERNAME, {prefix}_PASSWORD and the server's pg_hba.conf")
         }

@@ -18,9 +18,11 @@ use crate::sql::{Qualified, identifier};
 /// The program, looked up on the PATH.
 const PROGRAM: &str = "pg_dump";
 
-/// By these words pg_dump tells that it lost the server. The snapshot it was given is gone with
-/// the session that exported it.
-const LOST_CONNECTION: [&str; 5] = [
+/// By these words pg_dump tells what passes: it lost the server, or with it the session that
+/// exported the snapshot, or somebody who wants to alter the table stands between us, who hold a
+/// lock on it, and pg_dump, which wants one too.
+const PASSING: [&str; 6] = [
+    "LOCK TABLE",
     "server closed the connection",
     "terminating connection",
     "connection to server",
@@ -139,8 +141,8 @@ impl Dump {
         }
         let said = complaints.as_deref().unwrap_or_default();
         let message = format!("pg_dump ended with {status}");
-        let lost = LOST_CONNECTION.iter().any(|sign| said.contains(sign));
-        let mut error = if lost { Error::unreachable(message) } else { Error::table(message) };
+        let passing = PASSING.iter().any(|sign| said.contains(sign));
+        let mut error = if passing { Error::unreachable(message) } else { Error::table(message) };
         error.causes.extend(
             complaints
                 .iter()
@@ -215,7 +217,7 @@ fn command(source: &Endpoint, wanted: Wanted) -> Command {
         wanted.without.iter().map(|name| format!("--exclude-table-data={}", pattern(name)));
     command
         .args(["--data-only", "--format=plain", "--encoding=UTF8", "--no-password"])
-        .args(["--lock-wait-timeout=60s", "--snapshot", wanted.snapshot, "--table"])
+        .args(["--lock-wait-timeout=10s", "--snapshot", wanted.snapshot, "--table"])
         .arg(pattern(wanted.table))
         .args(without)
         .env("PGHOST", &source.host)

@@ -215,7 +215,9 @@ impl<'a> Run<'a> {
 
 /// Fails where the destination is the source itself, whose tables would be replaced.
 fn two_places(pipeline: &Pipeline, source: &Server, destination: &Server) -> Result<()> {
-    let same = source.running_since == destination.running_since
+    // A standby was started at another time than its primary, but is on its timeline.
+    let same = (source.running_since == destination.running_since
+        || source.in_recovery && source.timeline == destination.timeline)
         && source.system_identifier == destination.system_identifier
         && source.database == destination.database
         && pipeline.source.schema == pipeline.destination.schema;
@@ -234,15 +236,27 @@ fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
     let receipts = Qualified::new(schema, RECEIPTS);
     let (schema_there, receipts_there) = catalog::destination_schema(destination, &receipts)?;
     let hint = "let the destination's user create it, or create it yourself";
-    if !schema_there {
-        destination
-            .run(&format!("create the schema `{schema}`"), &sql::ddl::create_schema(schema))
-            .map_err(|error| error.hint(hint))?;
-    }
-    if !receipts_there {
-        destination
-            .run(&format!("create `{}`", receipts.plain()), &sql::receipt::create_table(&receipts))
-            .map_err(|error| error.hint(hint))?;
-    }
+    let mut create = |there: bool, what: &str, sql: &str| {
+        if there {
+            return Ok(0);
+        }
+        let purpose = format!("create {what}");
+        // IF NOT EXISTS does not see what another run creates at the same moment; once more does.
+        let first = destination.run(&purpose, sql);
+        let taken = |error: &Error| {
+            matches!(error.sqlstate.as_deref(), Some("23505" | "42P06" | "42P07" | "42710"))
+        };
+        let done = match first {
+            Err(error) if taken(&error) => destination.run(&purpose, sql),
+            done => done,
+        };
+        done.map_err(|error| error.hint(hint))
+    };
+    create(schema_there, &format!("the schema `{schema}`"), &sql::ddl::create_schema(schema))?;
+    create(
+        receipts_there,
+        &format!("`{}`", receipts.plain()),
+        &sql::receipt::create_table(&receipts),
+    )?;
     Ok(())
 }

@@ -43,7 +43,9 @@ fn webhook(
     mistakes: &mut Vec<String>,
 ) -> Result<Option<Secret>, ()> {
     let Some(url) = present(variables, "WEBHOOK_URL") else { return Ok(None) };
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let (scheme, host) = url.split_once("://").unwrap_or_default();
+    let http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let host = http.then_some(host);
     if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
         return Ok(Some(Secret::new(url.to_owned())));
     }
@@ -63,6 +65,22 @@ fn endpoint(
     };
     let before = mistakes.len();
     let get = |name: &str| present(variables, &format!("{prefix}_{name}"));
+    for (name, what) in [("HOST", "a host name"), ("DB", "a database's name")] {
+        // Never repeated: what does not belong here may well be a URL with a password in it.
+        if get(name).is_some_and(|value| value.contains("://") || value.contains('@')) {
+            mistakes.push(format!(
+                "`{prefix}_{name}` is not {what}: a URL or a user does not belong there"
+            ));
+        }
+    }
+    for name in ["HOST", "PORT", "USERNAME", "DB", "SCHEMA", "SSLMODE"] {
+        if get(name).is_some_and(|value| value.chars().any(char::is_control)) {
+            mistakes.push(format!(
+                "`{prefix}_{name}` holds a control character or several lines: is a quote closed?"
+            ));
+            return None;
+        }
+    }
     let mut required = |name: &str| {
         let value = get(name).map(str::to_owned);
         if value.is_none() {
@@ -173,6 +191,21 @@ mod tests {
                  verify-full; did you mean `verify-full`?",
                 "`DEST_SSLCERT` and `DEST_SSLKEY` go together: set both",
                 "`WEBHOOK_URL` is not a URL that starts with `https://` or `http://`",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_may_hold_a_password_by_mistake_is_not_repeated() {
+        let said = mistakes_in(&[
+            ("SOURCE_HOST", "postgres://u:hunter2@host"),
+            ("DEST_PORT", "5432\nDEST_PASSWORD=hunter2"),
+        ]);
+        assert_eq!(
+            said,
+            [
+                "`SOURCE_HOST` is not a host name: a URL or a user does not belong there",
+                "`DEST_PORT` holds a control character or several lines: is a quote closed?",
             ]
         );
     }

@@ -370,6 +370,13 @@ fn a_standby_serves_as_the_source_and_its_promotion_is_noticed() {
     case.sync().says("events-incremental-1 || others-incremental-1");
     case.assert_equal("public.events");
     case.assert_equal("public.others");
+    // The primary of the source is no place to write a copy to: it would replace the tables.
+    case.set("DEST_PORT", &servers.source.address().port().to_string());
+    case.set("DEST_USERNAME", "postgres");
+    case.set("DEST_PASSWORD", "embedded");
+    case.sync_fails(2).says("source and destination are the same");
+    let back = case.destination_port().to_string();
+    case.set("DEST_PORT", &back);
     // The primary is lost, and with it whatever the standby had not seen.
     servers.source.stop("immediate");
     standby.promote();
