@@ -8,6 +8,9 @@ pub const FIRST_USER_OID: u32 = 16384;
 /// Multiranges came with PostgreSQL 14.
 const MULTIRANGE_VERSION: u32 = 14_00_00;
 
+/// Infinite intervals came with PostgreSQL 17.
+const INFINITE_INTERVAL_VERSION: u32 = 17_00_00;
+
 /// What becomes of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapped {
@@ -76,6 +79,10 @@ fn portability(base: &BaseType, destination_version: u32) -> Portability {
     let built_in = base.oid < FIRST_USER_OID;
     match base.kind {
         'e' => Portability::Label,
+        // An older server takes the binary form of infinity for a finite interval.
+        'b' if base.name == "interval" && destination_version < INFINITE_INTERVAL_VERSION => {
+            Portability::Text
+        }
         'b' if built_in && BINARY_TYPES.contains(&base.name.as_str()) => Portability::Binary,
         'b' if built_in && !means_something_only_inside(&base.name) => Portability::Text,
         'r' if built_in => Portability::Binary,
@@ -145,6 +152,18 @@ mod tests {
         };
         assert_eq!(map(&data_type, 14_00_00).data_type, "int4multirange");
         assert_eq!(map(&data_type, 13_00_21).data_type, "text");
+    }
+
+    #[test]
+    fn an_interval_travels_as_text_to_a_server_that_does_not_know_infinity() {
+        let data_type = DataType {
+            declared: "interval".to_owned(),
+            base: base(1186, "interval", 'b'),
+            element: None,
+            parts: Vec::new(),
+        };
+        assert_eq!(map(&data_type, 16_00_00).transfer, Transfer::Text);
+        assert_eq!(map(&data_type, 17_00_00).transfer, Transfer::Binary);
     }
 
     #[test]

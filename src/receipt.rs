@@ -114,7 +114,7 @@ pub struct CopiedColumn {
     pub number: i16,
     /// Its type at the source.
     pub data_type: String,
-    /// The labels of its enum, or the types of its composite's attributes.
+    /// The labels of its enum, the types of its composite's attributes, or its expression.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
     /// Whether the parts are labels.

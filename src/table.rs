@@ -127,8 +127,9 @@ pub struct DataType {
     pub base: BaseType,
     /// What the base type is an array of, if it is one; domains replaced as well.
     pub element: Option<ElementType>,
-    /// The labels of the enum, or the types of the composite's attributes, that the type or its
-    /// element is.
+    /// What gives the values their text beside the type's name: the labels of the enum, or the
+    /// types of the composite's attributes, that the type or its element is; the expression of a
+    /// generated column.
     pub parts: Vec<String>,
 }
 

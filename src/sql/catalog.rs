@@ -74,7 +74,9 @@ SELECT json_build_object(
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,
       'number', a.attnum,
-      'not_null', a.attnotnull,
+      'not_null', a.attnotnull AND NOT EXISTS (
+        SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+          AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated),
       'generated', a.attgenerated <> '',
       'data_type', json_build_object(
         'declared', format_type(a.atttypid, a.atttypmod),
@@ -84,11 +86,14 @@ SELECT json_build_object(
           'is_domain', element.depth > 0,
           'is_array', EXISTS (SELECT FROM pg_type inner_item WHERE inner_item.typarray = e.oid),
           'delimiter', item.typdelim) END,
-        'parts', coalesce(CASE coalesce(e.typtype, t.typtype)
-          WHEN 'e' THEN (
+        'parts', coalesce(CASE
+          WHEN a.attgenerated <> '' THEN (
+            SELECT json_build_array(pg_get_expr(f.adbin, f.adrelid))
+            FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum)
+          WHEN coalesce(e.typtype, t.typtype) = 'e' THEN (
             SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder)
             FROM pg_enum l WHERE l.enumtypid = coalesce(e.oid, t.oid))
-          WHEN 'c' THEN (
+          WHEN coalesce(e.typtype, t.typtype) = 'c' THEN (
             SELECT json_agg(format_type(p.atttypid, p.atttypmod) ORDER BY p.attnum)
             FROM pg_attribute p
             WHERE p.attrelid = coalesce(e.typrelid, t.typrelid) AND p.attnum > 0
