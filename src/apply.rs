@@ -122,8 +122,9 @@ impl Application<'_> {
 fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
     debug(log, table, step.on, &step.sql);
     let with_hint = |error: Error| match &step.hint {
-        Some(hint) => error.hint(hint),
-        None => error,
+        // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
+        Some(hint) if error.sqlstate.as_deref() != Some("54000") => error.hint(hint),
+        _ => error,
     };
     match step.result {
         Outcome::Done | Outcome::RowsMerged | Outcome::Distinct => {

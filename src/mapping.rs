@@ -128,6 +128,13 @@ const BINARY_TYPES: [&str; 32] = [
     "varchar",
 ];
 
+/// Whether two values that differ may read the same: these leave out the types of arguments.
+#[must_use]
+pub fn reads_ambiguously(data_type: &DataType) -> bool {
+    let base = data_type.element.as_ref().map_or(&data_type.base, |element| &element.base);
+    base.oid < FIRST_USER_OID && ["regproc", "regoper"].contains(&base.name.as_str())
+}
+
 /// Types whose values point into the catalog or the log of the server they come from.
 fn means_something_only_inside(name: &str) -> bool {
     name.starts_with("reg") || name.starts_with("pg_") || name == "aclitem"

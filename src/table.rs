@@ -257,10 +257,16 @@ pub fn staging_name(table: &str) -> String {
     suffixed(table, "_stg")
 }
 
+/// The name of the unique index that this tool makes on a destination table.
+#[must_use]
+pub fn own_index_name(table: &str) -> String {
+    suffixed(table, "_replicated_key")
+}
+
 /// A name with a suffix. Where the whole would exceed PostgreSQL's 63 bytes, the name's end is
 /// replaced by a digest of all of it, so that two long names stay apart.
 #[must_use]
-pub fn suffixed(name: &str, suffix: &str) -> String {
+fn suffixed(name: &str, suffix: &str) -> String {
     if name.len() + suffix.len() <= LONGEST_NAME_BYTES {
         return format!("{name}{suffix}");
     }

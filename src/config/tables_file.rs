@@ -319,12 +319,17 @@ fn collisions(rules: &[Rule], mistakes: &mut Vec<String>) {
             ));
             continue;
         }
-        let staging = crate::table::staging_name(name);
-        if rules.iter().any(|other| other.destination_name == staging) {
-            mistakes.push(format!(
-                "table `{staging}` has the name of the staging table of `{name}`: give one of \
-                 them a \"destination_name\""
-            ));
+        let own = [
+            ("staging table", crate::table::staging_name(name)),
+            ("unique index", crate::table::own_index_name(name)),
+        ];
+        for (what, own) in own {
+            if rules.iter().any(|other| other.destination_name == own) {
+                mistakes.push(format!(
+                    "table `{own}` has the name of the {what} of `{name}`: give one of them a \
+                     \"destination_name\""
+                ));
+            }
         }
         if name == crate::table::RECEIPTS {
             mistakes.push(format!(

@@ -1,11 +1,11 @@
 //! The merge of what changed: into the staging table, from there by the unique columns.
 
-use super::initial::{OWN_INDEX_SUFFIX, own_index, write_receipt};
+use super::initial::{own_index, write_receipt};
 use super::{Load, Outcome, Plan, Reading, Since, Situation, Step, SyncType};
 use crate::receipt::Receipt;
 use crate::sql::copy::copy_in;
 use crate::sql::{ddl, merge, session};
-use crate::table::{Column, suffixed};
+use crate::table::{Column, own_index_name};
 
 /// What a merge is made from beside the situation.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ fn in_place_changes(situation: &Situation) -> Vec<Step> {
         }
     }
     if situation.merges_by_index() && !has_fitting_index(situation) {
-        let name = suffixed(&table.name, OWN_INDEX_SUFFIX);
+        let name = own_index_name(&table.name);
         steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
     }
     steps.extend(renew_staging(situation));

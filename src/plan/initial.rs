@@ -7,7 +7,7 @@ use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::{Qualified, ddl, identifier, session, swap};
 use crate::table::dependent::{Dependents, Index};
-use crate::table::{Kind, SourceTable, digest, suffixed};
+use crate::table::{Kind, SourceTable, digest, own_index_name};
 
 /// What only a first copy needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,7 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
 fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step> {
     let (table, shape) = (situation.table, situation.shape);
     let mut steps = vec![Step::source("end the snapshot", session::COMMIT)];
-    let own_name = suffixed(&table.name, OWN_INDEX_SUFFIX);
+    let own_name = own_index_name(&table.name);
     let own_interim = format!("{}_unique", new.name);
     let kept: Vec<&Index> = first
         .dependents
@@ -162,9 +162,6 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     steps.push(Step::destination("commit", session::COMMIT));
     steps
 }
-
-/// The suffix of the unique index that this tool makes.
-pub(super) const OWN_INDEX_SUFFIX: &str = "_replicated_key";
 
 /// Whether an index that is kept serves the merge as well.
 fn one_of_them_serves(situation: &Situation, kept: &[&Index]) -> bool {

@@ -23,7 +23,10 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
     let mut since = Since::default();
     let moved = moved(before, source);
     let start = before.watermark.start.as_deref();
-    let key = key.zip(start).map(|(key, start)| format!("({})", key.since(start)));
+    let key = key
+        .zip(start)
+        .filter(|(key, start)| !key.is_at_the_bottom(start))
+        .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
         Some(why) => Err(why.to_owned()),
         None if before.position.as_ref().is_some_and(|p| p.start != before.watermark.start) => {

@@ -98,13 +98,18 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
         for name in named {
             find(source, name, "unique_cols")?;
             travels(rule, name, "unique_cols")?;
+            unambiguous(source, name)?;
         }
         return Ok(named.clone());
     }
     let whole = source.primary_key.iter().all(|name| rule.columns.takes(name));
-    // The primary key of a parent says nothing about the rows of its children.
-    let needless = rule.mode == Mode::FullRefresh && source.has_children;
-    if whole && !source.primary_key.is_empty() && !needless {
+    let unambiguous: Result<Vec<()>> =
+        source.primary_key.iter().map(|name| unambiguous(source, name)).collect();
+    // The primary key of a parent says nothing about the rows of its children. A full refresh
+    // can do without.
+    let serves = !source.has_children && unambiguous.is_ok();
+    if whole && !source.primary_key.is_empty() && (serves || rule.mode != Mode::FullRefresh) {
+        unambiguous?;
         return Ok(source.primary_key.clone());
     }
     if rule.mode == Mode::FullRefresh {
@@ -125,6 +130,20 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
     Err(Error::table(message).hint(
         "name the columns that identify a row in \"unique_cols\", or set \"mode\" to \"full-refresh\"",
     ))
+}
+
+/// Fails for a column whose values may differ and yet read the same at the destination.
+fn unambiguous(source: &SourceTable, name: &str) -> Result<()> {
+    match source.column(name) {
+        Some(column) if mapping::reads_ambiguously(&column.data_type) => Err(Error::table(format!(
+            "the column `{name}` of `{}` cannot identify a row: different values of type {} read \
+             the same",
+            source.name.plain(),
+            column.data_type.declared
+        ))
+        .hint("name other columns in \"unique_cols\", or set \"mode\" to \"full-refresh\"")),
+        _ => Ok(()),
+    }
 }
 
 fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {

@@ -132,6 +132,17 @@ impl Key {
         copy::greatest_key(table, &self.column, self.key_type.limit())
     }
 
+    /// Whether so little lies below the watermark that subtracting the lookback might leave the
+    /// type's range, which is an error. All rows are read then.
+    #[must_use]
+    pub fn is_at_the_bottom(&self, watermark: &str) -> bool {
+        self.lookback.is_some()
+            && match self.key_type {
+                KeyType::Integer => watermark.starts_with('-'),
+                _ => watermark.ends_with("BC"),
+            }
+    }
+
     /// The condition on the rows that a sync reads: all from the watermark on, less the lookback,
     /// and all without a key.
     #[must_use]

@@ -85,7 +85,7 @@ fn mistakes_in_the_tables_file_come_all_at_once_each_with_its_place() {
         "[{\"name\": \"orders\", \"replicaton_key\": \"at\", \"frobnicate\": 1}]",
         "[{\"name\": \"orders\", \"replication_key\": \"at\", \"mode\": \"incremental\", \"unique_cols\": [1], \"columns\": {\"only\": []}}]",
         "[{\"name\": 5, \"replication_key\": \"\", \"unique_cols\": [\"a\", \"a\"], \"where\": true}]",
-        "[{\"name\": \"orders\", \"replication_key\": \"at\"}, {\"name\": \"orders\", \"replication_key\": \"at\"}, {\"name\": \"orders_stg\", \"replication_key\": \"at\"}, {\"name\": \"_sync_state\", \"replication_key\": \"at\"}]",
+        "[{\"name\": \"orders\", \"replication_key\": \"at\"}, {\"name\": \"orders\", \"replication_key\": \"at\"}, {\"name\": \"orders_stg\", \"replication_key\": \"at\"}, {\"name\": \"_sync_state\", \"replication_key\": \"at\"}, {\"name\": \"orders_replicated_key\", \"replication_key\": \"at\"}]",
         "{\"defaults\": {\"name\": \"x\", \"mod\": \"full-refresh\"}, \"tables\": [{\"name\": \"orders\"}]}",
     ];
     let said: Vec<String> = texts.iter().map(|text| said_of(text)).collect();

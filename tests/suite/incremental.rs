@@ -379,3 +379,30 @@ fn a_parent_whose_children_repeat_its_keys_can_be_refreshed_whole() {
     case.sync();
     case.assert_equal("public.parent");
 }
+
+#[test]
+fn values_that_differ_and_read_the_same_cannot_identify_a_row() {
+    let mut case = Case::new(
+        "CREATE TABLE t (f regproc PRIMARY KEY, at int);
+         INSERT INTO t VALUES ('abs(int)'::regprocedure::oid, 1), ('abs(bigint)'::regprocedure::oid, 2)",
+        &json!([by("t", "at")]),
+    );
+    case.sync_fails(1).says("the column `f` of `public.t` cannot identify a row");
+    case.write_tables(&json!([{"name": "t", "mode": "full-refresh"}]));
+    case.sync();
+    case.assert_equal("public.t");
+}
+
+#[test]
+fn a_watermark_at_the_bottom_of_its_type_is_no_obstacle() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t VALUES (1, '4714-11-24 00:00:00+00 BC');
+         CREATE TABLE n (id int PRIMARY KEY, at bigint); INSERT INTO n VALUES (1, '-9223372036854775808')",
+        &json!([by("t", "at"), {"name": "n", "replication_key": "at", "lookback": 5}]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO t VALUES (2, NULL); INSERT INTO n VALUES (2, NULL)");
+    case.sync();
+    case.assert_equal("public.t");
+    case.assert_equal("public.n");
+}
