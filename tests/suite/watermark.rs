@@ -95,7 +95,7 @@ fn a_transaction_that_idles_holds_the_watermark_back_and_blocks_nothing() {
         let started = Instant::now();
         case.sync().says("done: 1 row ");
         let took = started.elapsed();
-        assert!(took > Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+        assert!(took > Duration::from_secs(1) && took < Duration::from_secs(30), "{took:?}");
     }
     let there = receipt(&mut case);
     assert_eq!(
@@ -104,9 +104,10 @@ fn a_transaction_that_idles_holds_the_watermark_back_and_blocks_nothing() {
     );
     idle.batch_execute("COMMIT").expect("an end");
     case.at_source("INSERT INTO events VALUES (103)");
+    case.write_tables(&json!([{"name": "events", "replication_key": "number", "settle": "2m"}]));
     let started = Instant::now();
     case.sync();
-    assert!(started.elapsed() < Duration::from_secs(1), "there is nobody to wait for");
+    assert!(started.elapsed() < Duration::from_mins(1), "there is nobody to wait for");
     assert_eq!(receipt(&mut case)["watermark"], "14");
 }
 
