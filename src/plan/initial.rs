@@ -138,9 +138,14 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         let all: Vec<&Qualified> = std::iter::once(table).chain(others).collect();
         let purpose = format!("have `{}` for the moment of its replacement", table.plain());
         steps.push(
-            Step::destination(&purpose, session::lock_exclusively(&all))
-                .result(Outcome::Patient)
-                .hint("somebody keeps a transaction open that has read it; sync again when it has ended"),
+            Step::destination(
+                &purpose,
+                session::lock_exclusively(&swap::drop_views(dependents), &all),
+            )
+            .result(Outcome::Patient)
+            .hint(
+                "somebody keeps a transaction open that has read it; sync again when it has ended",
+            ),
         );
         for statement in swap::replace(table, new, dependents, &kept, &columns, first.user) {
             steps.push(keeping(situation, statement));

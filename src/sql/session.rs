@@ -92,13 +92,14 @@ fn lock_key(table: &Qualified) -> i64 {
 /// How long one attempt to get a table for ourselves may keep readers waiting behind it.
 const SHORT_LOCK_TIMEOUT: &str = "500ms";
 
-/// Takes tables for ourselves, or gives up soon: those who come after wait behind this.
+/// Runs statements that need locks of their own, and takes tables for ourselves, or gives up soon: those who come after wait behind this.
 #[must_use]
-pub fn lock_exclusively(tables: &[&Qualified]) -> String {
+pub fn lock_exclusively(first: &[String], tables: &[&Qualified]) -> String {
+    let first: String = first.iter().map(|statement| statement.clone() + ";\n").collect();
     let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
     format!(
         "SET LOCAL lock_timeout = '{SHORT_LOCK_TIMEOUT}';\n\
-         LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;\n\
+         {first}LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;\n\
          SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
         tables.join(", ")
     )

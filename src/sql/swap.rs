@@ -91,6 +91,14 @@ pub fn replace(
     script.0
 }
 
+/// Statements that drop the views on a table, the outermost first, as a reader locks them: views
+/// before tables, else the two lock each other out.
+#[must_use]
+pub fn drop_views(dependents: &Dependents) -> Vec<String> {
+    let drop = |view: &View| format!("DROP {} {}", view_kind(view), view.name);
+    dependents.views.iter().rev().map(drop).collect()
+}
+
 /// The statement that gives the new table its name.
 #[must_use]
 pub fn rename(table: &Qualified, new: &Qualified) -> String {
@@ -110,9 +118,6 @@ impl Script {
     }
 
     fn clear_the_way(&mut self, table: &Qualified, dependents: &Dependents) {
-        for view in dependents.views.iter().rev() {
-            self.add(format!("DROP {} {}", view_kind(view), view.name), &named(view));
-        }
         for constraint in &dependents.references {
             let other = constraint.table.as_ref().unwrap_or(table);
             let name = identifier(&constraint.name);
