@@ -74,6 +74,22 @@ pub fn destination_tables<const N: usize>(
     }))
 }
 
+/// Those of a destination table's columns that hold NULL.
+pub fn columns_holding_null(
+    session: &mut Session,
+    table: &Qualified,
+    columns: &[String],
+) -> Result<Vec<String>> {
+    let mut holding = Vec::new();
+    for column in columns {
+        let question = sql::ddl::holds_null(table, column);
+        if session.value("look for NULL", &question)?.as_deref() == Some("t") {
+            holding.push(column.clone());
+        }
+    }
+    Ok(holding)
+}
+
 /// What people have put on a destination table.
 pub fn dependents(session: &mut Session, table: &Qualified) -> Result<Option<Dependents>> {
     let sql = catalog::dependents(table);

@@ -99,6 +99,10 @@ pub struct Sync {
     /// For the tests: ask a silent server after so many seconds
     #[arg(long, hide = true)]
     pub silence_seconds: Option<u64>,
+    /// For the tests: make this mistake
+    #[cfg(feature = "planted-faults")]
+    #[arg(long, hide = true)]
+    pub planted_fault: Option<crate::fault::Fault>,
 }
 
 impl From<Sync> for Request {

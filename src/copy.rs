@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::db::Session;
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::sql::copy::Format;
 
 /// How many bytes are gathered before they are handed over. A flush for each row would be twenty
@@ -45,6 +46,11 @@ impl Outgoing {
     }
 
     fn end(mut self) -> Result<()> {
+        if planted(Fault::CutShort) {
+            let whole = self.buffer.iter().rposition(|&byte| byte == b'\n').unwrap_or_default();
+            let before = self.buffer[..whole].iter().rposition(|&byte| byte == b'\n');
+            self.buffer.truncate(before.map_or(0, |at| at + 1));
+        }
         self.flush()?;
         self.sender.send(Message::End).map_err(|_| writer_gone())
     }

@@ -14,6 +14,7 @@ pub mod error;
 
 // Pure: plain data in, values and text out; no connection, no file, no clock.
 pub mod config;
+pub mod fault;
 pub mod mapping;
 pub mod plan;
 pub mod receipt;

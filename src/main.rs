@@ -35,6 +35,10 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
     match cli.command {
         Command::Sync(mut typed) => {
             let silence_seconds = typed.silence_seconds;
+            #[cfg(feature = "planted-faults")]
+            if let Some(fault) = typed.planted_fault {
+                incremental_replication::fault::plant(fault);
+            }
             if let Some(point) = typed.crash_at.take() {
                 crash::choose(point);
             }

@@ -1,5 +1,6 @@
 //! Which type a column has at the destination, and how its values travel.
 
+use crate::fault::{Fault, planted};
 use crate::table::{BaseType, DataType};
 
 /// The first object identifier that does not belong to PostgreSQL itself (`FirstNormalObjectId`).
@@ -60,6 +61,16 @@ pub fn map(source: &DataType, destination_version: u32) -> Mapped {
         _ if element.delimiter == ',' => becomes("text[]", Transfer::Text),
         _ => becomes("text[]", Transfer::Cast),
     }
+}
+
+/// Whether two types, as `format_type` prints them, are one.
+#[must_use]
+pub fn same_type(one: &str, other: &str) -> bool {
+    if planted(Fault::ModifiersIgnored) {
+        let bare = |data_type: &str| data_type.split('(').next().map(str::to_owned);
+        return bare(one) == bare(other);
+    }
+    one == other
 }
 
 /// What another server makes of a type that is neither a domain nor an array.

@@ -10,7 +10,7 @@ mod reading;
 mod shape;
 
 pub use decision::{Decision, Remembered, decide};
-pub use incremental::{Merge, incremental};
+pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
 pub use reading::{Since, since};
 pub use shape::{Shape, shape};

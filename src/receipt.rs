@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::{Fault, planted};
+use crate::mapping;
 use crate::table::Storage;
 use crate::watermark::Watermark;
 use crate::watermark::overlap::Position;
@@ -126,6 +128,9 @@ impl CopiedColumn {
     /// Whether the text of every value is what it was. A new label of an enum changes no value;
     /// one that was renamed does, and so does another attribute of a composite.
     fn reads_as(&self, now: &Self) -> bool {
+        if planted(Fault::LabelsIgnored) {
+            return true;
+        }
         if now.is_enum {
             return self.parts.iter().all(|label| now.parts.contains(label));
         }
@@ -145,7 +150,7 @@ impl Origin {
                 self.source.described()
             ));
         }
-        if self.source_table_oid != now.source_table_oid {
+        if self.source_table_oid != now.source_table_oid && !planted(Fault::NewTableTrusted) {
             return Some("the source table was dropped and created again".to_owned());
         }
         changed("mode", Some(&self.mode), Some(&now.mode))
@@ -173,7 +178,7 @@ impl Origin {
                     column.name
                 ));
             }
-            if before.data_type != column.data_type {
+            if !mapping::same_type(&before.data_type, &column.data_type) {
                 return Some(format!(
                     "the source's column `{}` is {} now and was {}",
                     column.name, column.data_type, before.data_type

@@ -41,6 +41,8 @@ pub fn remember(
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
+    // A process that ended while it wrote has left it; where it cannot go now, writing will say why.
+    let _ = fs::remove_file(temporary(&directory.join(file_name(&table.name))));
     let receipt = read_receipt(destination, table)?;
     let file = read_file(directory, &table.name, &mut warnings)?;
     let (found, file_repeats_it) = (receipt.clone(), receipt == file);
@@ -181,7 +183,7 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
         let folder = directory.join(FOLDER);
         fs::create_dir_all(&folder)?;
         let path = directory.join(&name);
-        let temporary = path.with_extension("json.tmp");
+        let temporary = temporary(&path);
         let mut file = File::create(&temporary)?;
         file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
         file.write_all(b"\n")?;
@@ -196,6 +198,11 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
             .caused_by(&error)
             .hint("the rows and the receipt are in the destination; the next sync continues from them")
     })
+}
+
+/// Where a state file is written before it gets its name.
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("json.tmp")
 }
 
 /// `sync-state/<table>.json`. Capitals and everything that a disk might fold, forbid or change is

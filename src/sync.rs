@@ -13,6 +13,7 @@ use crate::config::{Pipeline, Rule};
 use crate::crash;
 use crate::db::{Server, Session};
 use crate::error::{Error, Kind, Result, did_you_mean};
+use crate::fault::{Fault, planted};
 use crate::interrupt::Interrupt;
 use crate::pg_dump;
 use crate::plan::SyncType;
@@ -90,6 +91,12 @@ pub fn run(
     Ok(report)
 }
 
+/// Says why there is a pause, and how long it is.
+fn announce(log: &Log, table: Option<&str>, error: &Error, pause: Duration) {
+    let message = format!("{}; trying again in {} s", error.one_line(), pause.as_secs());
+    log.warning(table, &message);
+}
+
 fn untouched(rule: &Rule) -> TableReport {
     TableReport {
         name: rule.name.clone(),
@@ -123,13 +130,22 @@ impl<'a> Run<'a> {
         rules: &[&Rule],
     ) -> Result<Self> {
         let mut connections = Connections::new(pipeline, interrupt);
-        let (source, destination) = connections.both()?;
+        // A server that cannot be reached is not waited for; one that is lost later is.
+        connections.both()?;
         crash::at("connected");
-        two_places(pipeline, &source.server, &destination.server)?;
-        prepare_schema(destination, &pipeline.destination.schema)?;
-        let pg_dump_unusable = pg_dump::unusable_for(source.server.version);
-        let marks = Marks::take(source, &pipeline.source.schema, rules, interrupt, log)?;
+        let mut pauses = PAUSES.into_iter();
+        let marks = loop {
+            let error = match prepare(pipeline, &mut connections, rules, log) {
+                Ok(marks) => break marks,
+                Err(error) => error,
+            };
+            connections.drop_both();
+            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
+            announce(log, None, &error, pause);
+            interrupt.sleep(pause)?;
+        };
         crash::at("marks-taken");
+        let pg_dump_unusable = pg_dump::unusable_for(connections.both()?.0.server.version);
         Ok(Self { pipeline, request, interrupt, log, connections, marks, pg_dump_unusable })
     }
 
@@ -182,8 +198,7 @@ impl<'a> Run<'a> {
             // Half-read results, locks and open transactions go with the sessions.
             self.connections.drop_both();
             let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
-            let message = format!("{}; trying again in {} s", error.one_line(), pause.as_secs());
-            self.log.warning(Some(&rule.name), &message);
+            announce(self.log, Some(&rule.name), &error, pause);
             self.interrupt.sleep(pause)?;
         }
     }
@@ -193,7 +208,7 @@ impl<'a> Run<'a> {
         let table = Qualified::new(&self.pipeline.destination.schema, &rule.destination_name);
         let (source, destination) = self.connections.both()?;
         let locked = destination.value("lock the table", &session::try_lock(&table))?;
-        if locked.as_deref() != Some("t") {
+        if locked.as_deref() != Some("t") && !planted(Fault::NotLocked) {
             return Err(Error::locked(format!("another run holds `{}`", table.plain())));
         }
         crash::at("locked");
@@ -211,6 +226,20 @@ impl<'a> Run<'a> {
         self.connections.destination()?.run("unlock the table", &session::unlock(&table))?;
         Ok(rows)
     }
+}
+
+/// Looks at both servers, makes what is missing in the destination's schema, and takes the marks
+/// of all tables.
+fn prepare(
+    pipeline: &Pipeline,
+    connections: &mut Connections,
+    rules: &[&Rule],
+    log: &Log,
+) -> Result<Marks> {
+    let (source, destination) = connections.both()?;
+    two_places(pipeline, &source.server, &destination.server)?;
+    prepare_schema(destination, &pipeline.destination.schema)?;
+    Marks::take(source, &pipeline.source.schema, rules, log)
 }
 
 /// Fails where the destination is the source itself, whose tables would be replaced.

@@ -53,6 +53,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::{Fault, planted};
+
 /// The most marks that are kept. Every one that is dropped only makes the watermark advance later.
 const MOST_PENDING: usize = 32;
 
@@ -95,7 +97,8 @@ impl Watermark {
         for mark in &mut marks {
             mark.in_flight.retain(|transaction| still_active.transactions.contains(transaction));
         }
-        let safe = |mark: &Mark| mark.in_flight.is_empty() && still_active.prepared.is_empty();
+        let settled = still_active.prepared.is_empty() || planted(Fault::PreparedIgnored);
+        let safe = |mark: &Mark| mark.in_flight.is_empty() && settled || planted(Fault::UnsafeMark);
         let newest_safe = marks.iter().rposition(safe);
         let start = newest_safe.map(|at| marks[at].key.clone()).or_else(|| self.start.clone());
         let pending = marks.split_off(newest_safe.map_or(0, |at| at + 1));

@@ -3,6 +3,7 @@
 use super::{Situation, SyncType};
 use crate::config::{Mode, OnSchemaChange};
 use crate::error::{Error, Result};
+use crate::mapping;
 use crate::receipt::{Progress, Receipt};
 use crate::table::{Column, DestinationTable, Kind};
 
@@ -153,7 +154,7 @@ fn schema_change(wanted: &[Column], there: &[Column]) -> Option<String> {
     for column in wanted {
         match there.iter().find(|other| other.name == column.name) {
             None => return Some(format!("the destination has no column `{}`", column.name)),
-            Some(other) if other.data_type != column.data_type => {
+            Some(other) if !mapping::same_type(&other.data_type, &column.data_type) => {
                 return Some(format!(
                     "the destination's column `{}` is {} and must be {}",
                     column.name, other.data_type, column.data_type

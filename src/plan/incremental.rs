@@ -2,6 +2,7 @@
 
 use super::initial::{own_index, write_receipt};
 use super::{Load, Outcome, Plan, Reading, Since, Situation, Step, SyncType};
+use crate::fault::{Fault, planted};
 use crate::receipt::Receipt;
 use crate::sql::copy::copy_in;
 use crate::sql::{ddl, merge, session};
@@ -19,20 +20,28 @@ pub struct Merge<'a> {
     /// Whether the destination holds a receipt that says as much, so that there is nothing to
     /// write where no row travels.
     pub known: bool,
+    /// Columns that refuse NULL at the source and hold some at the destination, in rows that the
+    /// source no longer has or that are about to be merged.
+    pub holding_null: &'a [String],
 }
 
 /// Plans a merge.
 #[must_use]
 pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
-    let Merge { reason, since, receipt, known } = merge;
+    let Merge { reason, since, receipt, known, holding_null } = merge;
     let shape = situation.shape;
     let selection = shape.selection(situation.rule, situation.source, since.condition);
     let staging = situation.staging_name();
     let changes = in_place_changes(situation);
-    let new_not_nulls = new_not_nulls(situation);
-    let nothing_if_empty = known && changes.is_empty() && new_not_nulls.is_empty();
+    let new_not_nulls = columns_to_refuse_null(situation);
+    // Where no row travels, those that hold NULL will go on holding it.
+    let hopeless = new_not_nulls.iter().all(|column| holding_null.contains(column));
+    let nothing_if_empty = known && changes.is_empty() && hopeless;
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
     before.extend(changes);
+    if planted(Fault::ReceiptOutside) {
+        before.insert(0, write_receipt(situation, receipt));
+    }
     let mut after = Vec::new();
     if !shape.unique_at_source {
         after.push(
@@ -46,8 +55,10 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     }
     after.push(Step::source("end the snapshot", session::COMMIT));
     after.extend(merge_steps(situation));
-    after.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
-    after.extend(new_not_nulls);
+    if !planted(Fault::StagingKept) {
+        after.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
+    }
+    after.extend(new_not_nulls.iter().map(|column| refuse_null(situation, column)));
     after.push(write_receipt(situation, receipt));
     after.push(Step::destination("commit", session::COMMIT));
     Plan {
@@ -91,7 +102,7 @@ fn in_place_changes(situation: &Situation) -> Vec<Step> {
     let mut steps = Vec::new();
     let table = situation.table;
     for (wanted, there) in matched(situation) {
-        if there.not_null && !wanted.not_null {
+        if there.not_null && !wanted.not_null && !planted(Fault::NotNullKept) {
             steps.push(Step::destination(
                 &format!("let `{}` hold NULL", wanted.name),
                 ddl::drop_not_null(table, &wanted.name),
@@ -117,19 +128,19 @@ fn has_fitting_index(situation: &Situation) -> bool {
     })
 }
 
-/// NOT NULL that the source has and the destination has not. Rows that were deleted at the source
-/// and kept here may stand in the way.
-fn new_not_nulls(situation: &Situation) -> Vec<Step> {
+/// The columns that refuse NULL at the source and not at the destination.
+#[must_use]
+pub fn columns_to_refuse_null(situation: &Situation) -> Vec<String> {
     matched(situation)
         .filter(|(wanted, there)| wanted.not_null && !there.not_null)
-        .map(|(wanted, _)| {
-            Step::destination(
-                &format!("make `{}` refuse NULL", wanted.name),
-                ddl::set_not_null(situation.table, &wanted.name),
-            )
-            .result(Outcome::Attempt)
-        })
+        .map(|(wanted, _)| wanted.name.clone())
         .collect()
+}
+
+/// Rows that were deleted at the source and kept here may stand in the way.
+fn refuse_null(situation: &Situation, column: &str) -> Step {
+    let purpose = format!("make `{column}` refuse NULL");
+    Step::destination(&purpose, ddl::set_not_null(situation.table, column)).result(Outcome::Attempt)
 }
 
 fn matched<'a>(situation: &Situation<'a>) -> impl Iterator<Item = (&'a Column, &'a Column)> {

@@ -3,6 +3,7 @@
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, InitialPath, Rule};
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::{Qualified, ddl, identifier, session, swap};
@@ -41,6 +42,10 @@ pub fn initial(
     let new = situation.table.beside(format!("_new_{:016x}", digest(&situation.table.to_string())));
     let (load, note) = load(situation, &new, first.pg_dump_unusable);
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
+    if planted(Fault::DroppedFirst) {
+        let drop = format!("{} CASCADE", ddl::drop_table(situation.table));
+        before.insert(0, Step::destination("drop the old table", drop));
+    }
     before.push(Step::destination(
         &format!("create `{}`", situation.table.plain()),
         ddl::create_table(&new, &situation.shape.columns),

@@ -1,6 +1,7 @@
 //! COPY statements for both ends, and the question for the greatest replication key.
 
 use super::{Qualified, identifier, identifiers, literal};
+use crate::fault::{Fault, planted};
 
 /// How rows are written on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,8 @@ pub fn copy_in(table: &Qualified, columns: &[&str], format: Format, frozen: bool
 fn options(format: Format, frozen: bool) -> &'static str {
     match (format, frozen) {
         (Format::Text, false) => "",
+        (Format::Text, true) if planted(Fault::NotFrozen) => "",
+        (Format::Binary, true) if planted(Fault::NotFrozen) => " (FORMAT binary)",
         (Format::Text, true) => " (FREEZE)",
         (Format::Binary, false) => " (FORMAT binary)",
         (Format::Binary, true) => " (FORMAT binary, FREEZE)",
@@ -105,7 +108,13 @@ fn options(format: Format, frozen: bool) -> &'static str {
 pub fn from_key(column: &str, value: &str, key_type: &str, lookback: Option<&str>) -> String {
     let column = identifier(column);
     let less = lookback.map(|lookback| format!(" - {lookback}")).unwrap_or_default();
-    format!("{column} >= {}::{key_type}{less} OR {column} IS NULL", literal(value))
+    let at_or_above = if planted(Fault::KeyAbove) { ">" } else { ">=" };
+    let or_null = if planted(Fault::NullKeysForgotten) {
+        String::new()
+    } else {
+        format!(" OR {column} IS NULL")
+    };
+    format!("{column} {at_or_above} {}::{key_type}{less}{or_null}", literal(value))
 }
 
 /// Rows that a condition finds, or that lie in one of these tables, whatever the condition says.

@@ -77,6 +77,15 @@ pub fn drop_not_null(table: &Qualified, column: &str) -> String {
     format!("ALTER TABLE {table} ALTER COLUMN {} DROP NOT NULL", identifier(column))
 }
 
+/// Whether a column holds NULL: one row, one boolean. A composite of nothing but NULLs is none.
+#[must_use]
+pub fn holds_null(table: &Qualified, column: &str) -> String {
+    format!(
+        "SELECT EXISTS (SELECT FROM {table} AS there WHERE num_nulls({}) > 0)",
+        identifier(column)
+    )
+}
+
 /// Makes a column refuse NULL.
 #[must_use]
 pub fn set_not_null(table: &Qualified, column: &str) -> String {

@@ -1,6 +1,7 @@
 //! From the staging table into the destination table, and out of the staging table.
 
 use super::{Qualified, identifier, identifiers};
+use crate::fault::{Fault, planted};
 
 /// What is merged.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +24,7 @@ impl Merge<'_> {
     #[must_use]
     pub fn by_unique_index(&self) -> String {
         let set: Vec<String> = self
-            .columns
+            .set()
             .iter()
             .map(|column| format!("{0} = excluded.{0}", identifier(column)))
             .collect();
@@ -46,7 +47,7 @@ impl Merge<'_> {
     #[must_use]
     pub fn by_comparison(&self) -> [String; 2] {
         let set: Vec<String> = self
-            .columns
+            .set()
             .iter()
             .map(|column| format!("{0} = staged.{0}", identifier(column)))
             .collect();
@@ -66,6 +67,14 @@ impl Merge<'_> {
         ]
     }
 
+    /// The columns that a merge sets.
+    fn set(&self) -> &[&str] {
+        match self.columns {
+            [all_but_one @ .., _] if planted(Fault::ColumnForgotten) => all_but_one,
+            all => all,
+        }
+    }
+
     fn differ(&self, other: &str) -> String {
         let of = |alias: &str| {
             let columns: Vec<String> = self
@@ -76,7 +85,12 @@ impl Merge<'_> {
             // Without the cast PostgreSQL would compare column by column, by other operators.
             format!("ROW({})::record", columns.join(", "))
         };
-        format!("{} OPERATOR(pg_catalog.*<>) {}", of("destination"), of(other))
+        let differs = if planted(Fault::EqualIsSame) {
+            "IS DISTINCT FROM"
+        } else {
+            "OPERATOR(pg_catalog.*<>)"
+        };
+        format!("{} {differs} {}", of("destination"), of(other))
     }
 
     fn same_key(&self) -> String {

@@ -63,7 +63,7 @@ fn connect(endpoint: &Endpoint, interrupt: &Interrupt) -> Result<Session> {
     }
 }
 
-/// The server is starting, or its sessions are all taken.
+/// The server answers, but it is starting or stopping, or its sessions are all taken.
 fn not_ready(error: &Error) -> bool {
-    matches!(error.sqlstate.as_deref(), Some("57P03" | "53300"))
+    error.sqlstate.is_some() && error.may_pass()
 }

@@ -7,7 +7,6 @@ use crate::catalog;
 use crate::config::Rule;
 use crate::db::Session;
 use crate::error::Result;
-use crate::interrupt::Interrupt;
 use crate::plan;
 use crate::report::Log;
 use crate::watermark::{Activity, Mark};
@@ -38,9 +37,9 @@ impl Marks {
         source: &mut Session,
         schema: &str,
         rules: &[&Rule],
-        interrupt: &Interrupt,
         log: &Log,
     ) -> Result<Self> {
+        let interrupt = source.interrupt().clone();
         let keys = greatest_keys(source, schema, rules)?;
         let first = catalog::activity(source)?;
         let in_flight = first.transactions.clone();

@@ -7,6 +7,7 @@ use crate::config::{Pipeline, Rule};
 use crate::crash;
 use crate::db::Session;
 use crate::error::Result;
+use crate::fault::{Fault, planted};
 use crate::plan::{self, Decision, First, Merge, Plan, Shape, Situation, SyncType};
 use crate::progress::Progress as Bar;
 use crate::receipt::{CopiedColumn, Origin, Progress, Receipt, SourceIdentity, VERSION};
@@ -156,7 +157,11 @@ impl TableSync<'_> {
                     there.origin == receipt.origin
                         && there.progress.serves_as_well_as(&receipt.progress)
                 });
-                let merge = Merge { reason, since, receipt: &receipt, known };
+                let candidates = plan::columns_to_refuse_null(situation);
+                let holding_null =
+                    catalog::columns_holding_null(self.destination, self.table, &candidates)?;
+                let holding_null = &holding_null;
+                let merge = Merge { reason, since, receipt: &receipt, known, holding_null };
                 Ok((plan::incremental(situation, merge), receipt))
             }
             Decision::Copy { sync_type, reason } => {
@@ -192,6 +197,9 @@ impl TableSync<'_> {
         }
         for detail in &plan.details {
             self.log.debug(Some(name), detail);
+        }
+        if planted(Fault::StateFileFirst) {
+            state::write_file(&self.pipeline.directory, &self.table.name, receipt)?;
         }
         let progress = Bar::start(name, self.log.verbosity > Verbosity::Quiet);
         let applied = Application {

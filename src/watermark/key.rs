@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::sql::{Qualified, copy};
 use crate::table::DataType;
 
@@ -83,6 +84,7 @@ impl KeyType {
     fn limit(self) -> Option<&'static str> {
         match self {
             Self::Integer | Self::Uuid | Self::Text => None,
+            _ if planted(Fault::FutureKeyCounts) => None,
             // Infinity came with PostgreSQL 14, so it is told by its text; NaN sorts above it.
             Self::Numeric => Some("{key} < 'NaN' AND {key}::text <> 'Infinity'"),
             Self::Date => Some(

@@ -1,17 +1,23 @@
 //! The test suite: a table of contents.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(clippy::format_collect)]
+#![allow(clippy::format_collect, clippy::format_push_string)]
+// Operations have one form, whether they can fail or not; stories are told on stdout.
+#![allow(clippy::unnecessary_wraps, clippy::print_stdout)]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
 mod support;
 
 mod command;
+mod convergence;
 mod crash;
 mod faults;
 mod incremental;
 mod initial;
 mod network;
+#[cfg(feature = "planted-faults")]
+mod planted;
+mod regressions;
 mod state;
 mod statements;
 mod swap;

@@ -120,7 +120,8 @@ impl Facts {
             };
             let since = plan::since(&before, shape.key.as_ref(), &self.source, &now);
             let reason = format!("from {watermark}");
-            let merge = Merge { reason, since, receipt: &receipt, known: true };
+            let holding_null = &[];
+            let merge = Merge { reason, since, receipt: &receipt, known: true, holding_null };
             return plan::incremental(&situation, merge);
         }
         let first = First {

@@ -1,10 +1,20 @@
 //! The servers, the pipelines and the judge that all tests share.
 
 pub mod case;
+pub mod harness;
 pub mod http;
 pub mod judge;
+pub mod ledger;
+pub mod model;
+pub mod op;
+pub mod park;
 pub mod proxy;
+pub mod running;
 pub mod server;
+pub mod shape;
+pub mod values;
+pub mod watcher;
+pub mod world;
 
 /// Pins a text in `snapshots/`, as `area__case`.
 pub fn snapshot(name: &str, text: &str) {

@@ -76,6 +76,19 @@ impl Server {
         std::thread::sleep(Duration::from_millis(500));
     }
 
+    /// Stops the server, `fast` or `immediate`, and starts it again on the same port.
+    pub fn restart(&self, mode: &str) {
+        let status = Command::new(self.programs.join("bin/pg_ctl"))
+            .args(["restart", "--wait", "--mode", mode, "--pgdata"])
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("pg_ctl runs");
+        assert!(status.success(), "pg_ctl restart --mode {mode} ended with {status}");
+    }
+
     /// Makes a standby the primary.
     pub fn promote(&self) {
         let status = Command::new(self.programs.join("bin/pg_ctl"))
@@ -289,6 +302,23 @@ pub fn find_installation() -> PathBuf {
     let whole =
         |bin: &PathBuf| ["initdb", "pg_ctl", "postgres"].iter().all(|p| bin.join(p).is_file());
     configured.into_iter().chain(usual_folders()).find(whole).unwrap_or_else(download)
+}
+
+/// The folders of programs of every PostgreSQL to test with: those in `PG_BIN_DIRS`, separated by
+/// colons, else all that are installed, else the one that [`find_installation`] finds.
+pub fn find_installations() -> Vec<PathBuf> {
+    let whole = |bin: &PathBuf| bin.join("initdb").is_file();
+    if let Some(named) = std::env::var_os("PG_BIN_DIRS") {
+        let named: Vec<PathBuf> = std::env::split_paths(&named).collect();
+        let missing = named.iter().find(|bin| !whole(bin));
+        assert!(missing.is_none(), "PG_BIN_DIRS names {missing:?}, which holds no initdb");
+        return named;
+    }
+    let installed: Vec<PathBuf> = usual_folders().into_iter().filter(whole).collect();
+    if installed.is_empty() || std::env::var_os("PG_BIN_DIR").is_some() {
+        return vec![find_installation()];
+    }
+    installed
 }
 
 /// Where packages put PostgreSQL, the newest first.

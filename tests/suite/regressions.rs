@@ -1,0 +1,30 @@
+//! Stories that once ended badly, each under a name that says what broke.
+
+use crate::support::harness::{Story, report};
+use crate::support::park::Park;
+
+fn replay(story: &Story) {
+    if let Err(ending) = story.play(&mut Park::find(), None) {
+        panic!("{}", report(None, story, &ending));
+    }
+}
+
+#[test]
+fn a_column_that_cannot_refuse_null_does_not_make_every_sync_write() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "0s",
+        tables: vec![2897],
+        steps: vec![("sync_beside_writers", 72), ("set_not_null", 9589), ("delete", 9284)],
+    });
+}
+
+#[test]
+fn a_state_file_half_written_in_a_crash_is_gone_after_an_idle_sync() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "50ms",
+        tables: vec![799],
+        steps: vec![("sync", 8084), ("drop_destination", 7072), ("sync_with_a_crash", 7551)],
+    });
+}

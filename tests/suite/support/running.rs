@@ -1,0 +1,366 @@
+//! Runs of the binary in a story, and what is held against them afterwards.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use postgres::SimpleQueryMessage;
+use serde_json::Value;
+
+use super::case::Run;
+use super::judge;
+use super::ledger::Found;
+use super::model::{Copying, Way};
+use super::shape::{self, Origin};
+use super::world::{Failure, Property, Side, Sight, World, broken};
+
+/// No sync of a story's small tables takes longer, retries included.
+const LONGEST_RUN: Duration = Duration::from_mins(2);
+
+/// A run under way, and where it writes.
+pub struct Running {
+    child: Child,
+    output: tempfile::TempDir,
+    started: Instant,
+}
+
+/// What has happened to a run from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// Nothing.
+    None,
+    /// It was made to end, or had its sessions ended.
+    Ended,
+    /// Writers were at work meanwhile.
+    Writers,
+}
+
+impl Running {
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the process.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+    }
+
+    /// Waits for the end, within reason.
+    pub fn end(mut self, world: &mut World) -> Result<Run, Failure> {
+        let code = loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                break status.code();
+            }
+            if self.started.elapsed() > LONGEST_RUN {
+                self.kill();
+                return broken(Property::Ends, "a sync does not end");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let read = |name| fs::read_to_string(self.output.path().join(name)).unwrap_or_default();
+        let run = Run { code, stdout: read("stdout"), stderr: read("stderr") };
+        world.told.push(format!("  ended with {:?} after {:?}", run.code, self.started.elapsed()));
+        for line in outcomes(&run) {
+            world.told.push(format!("  {} {}: {}", line.table, line.sync_type, line.message));
+        }
+        if !run.stderr.is_empty() {
+            world.told.push(format!("  {}", run.stderr.trim_end().replace('\n', "\n  ")));
+        }
+        let receipts = format!(
+            "SELECT format('%s: watermark %s, pending %s, position %s', table_name, \
+             receipt->>'watermark', receipt->>'pending_marks', receipt->>'position') FROM {}",
+            world.qualified("_sync_state")
+        );
+        if let Ok(messages) = world.destination.simple_query(&receipts) {
+            for message in messages {
+                if let SimpleQueryMessage::Row(row) = message {
+                    world.told.push(format!("  receipt of {}", row.get(0).unwrap_or_default()));
+                }
+            }
+        }
+        if run.code == Some(70) || run.stderr.contains("panicked") {
+            return broken(Property::Ends, format!("a bug in the tool:\n{}", run.stderr));
+        }
+        Ok(run)
+    }
+}
+
+/// What a run says of a table.
+struct Outcome {
+    table: String,
+    sync_type: String,
+    message: String,
+    failed: bool,
+    skipped: bool,
+}
+
+fn outcomes(run: &Run) -> Vec<Outcome> {
+    let outcome = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let sync_type = line.get("sync_type")?.as_str()?.to_owned();
+        Some(Outcome {
+            table: line["table"].as_str()?.to_owned(),
+            skipped: sync_type == "skipped",
+            sync_type,
+            message: line["message"].as_str()?.to_owned(),
+            failed: !line["error"].is_null(),
+        })
+    };
+    run.stdout.lines().filter_map(outcome).collect()
+}
+
+impl World {
+    /// Starts the binary.
+    pub fn start(&mut self, arguments: &[&str]) -> Running {
+        self.told.push(format!("incremental-replication {}", arguments.join(" ")));
+        let output = tempfile::tempdir().expect("a directory");
+        let file = |name| File::create(output.path().join(name)).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_incremental-replication"));
+        command.args(["--log-format", "json", "-C"]).arg(self.pipeline()).args(arguments);
+        command.args(self.fault.iter().flat_map(|fault| ["--planted-fault", fault]));
+        command.envs(self.path.iter().map(|path| ("PATH", path)));
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        Running {
+            child: command.spawn().expect("the binary runs"),
+            output,
+            started: Instant::now(),
+        }
+    }
+
+    /// A sync that must succeed, and everything that must hold after it.
+    pub fn sync(&mut self, arguments: &[&str]) -> super::world::Outcome {
+        let before = self.sights()?;
+        let run = self.start(arguments).end(self)?;
+        self.wait_until_alone()?;
+        self.staged &= run.code != Some(0) || arguments.len() > 1;
+        self.judge_run(&run, &before, Disturbance::None)?;
+        if run.code == Some(0) {
+            return Ok(Found::Surely);
+        }
+        if self.of_people.is_empty() {
+            return broken(Property::Ends, "a sync fails although nothing is in its way");
+        }
+        // What people have made may be in the way; without it there is no excuse.
+        for drop in std::mem::take(&mut self.of_people).into_iter().rev() {
+            self.at_destination(&drop);
+        }
+        self.sync(arguments)
+    }
+
+    /// What stands at the destination, a table at a time.
+    pub fn sights(&mut self) -> Result<Vec<Sight>, Failure> {
+        (0..self.tables.len()).map(|at| self.sight(at)).collect()
+    }
+
+    fn sight(&mut self, at: usize) -> Result<Sight, Failure> {
+        let question = self.tables[at].question_there(&self.schema);
+        let oid = format!("SELECT to_regclass({})::oid::text", judge::literal(&question.table));
+        let oid = judge::column(&mut self.destination, &oid).pop().filter(|oid| oid != "NULL");
+        let mut sight = Sight { oid, rows: judge::Rows::new() };
+        if sight.oid.is_none() {
+            return Ok(sight);
+        }
+        // Before a copy the destination may have other columns than the source.
+        let there = judge::column_names(&mut self.destination, &question.table);
+        let question = if self.tables[at].copied().iter().all(|name| there.contains(name)) {
+            question
+        } else {
+            let all: Vec<String> = there.iter().map(|name| judge::quoted(name)).collect();
+            judge::Question { unique: all.clone(), columns: all, key: None, ..question }
+        };
+        sight.rows = judge::rows_by_key(&mut self.destination, &question)
+            .or_else(|what| broken(Property::Right, what))?;
+        Ok(sight)
+    }
+
+    /// Whatever a run did to each table must be right, or nothing.
+    pub fn judge_run(
+        &mut self,
+        run: &Run,
+        before: &[Sight],
+        disturbance: Disturbance,
+    ) -> Result<(), Failure> {
+        let outcomes: BTreeMap<String, bool> = outcomes(run)
+            .into_iter()
+            .filter(|outcome| !outcome.skipped)
+            .map(|outcome| (outcome.table, !outcome.failed))
+            .collect();
+        for (at, before) in before.iter().enumerate() {
+            let after = self.sight(at)?;
+            let succeeded = outcomes.get(&self.tables[at].name).copied();
+            let found = self.judge_table(at, succeeded, before, &after, disturbance);
+            let name = self.tables[at].name.clone();
+            found.map_err(|failure| Failure {
+                what: format!("`{name}`: {}", failure.what),
+                ..failure
+            })?;
+        }
+        self.nothing_left(run.code == Some(0))
+    }
+
+    fn judge_table(
+        &mut self,
+        at: usize,
+        succeeded: Option<bool>,
+        before: &Sight,
+        after: &Sight,
+        disturbance: Disturbance,
+    ) -> Result<(), Failure> {
+        let origin = Origin::of(&mut self.source, &self.tables[at], &self.schema);
+        let replaced = before.oid != after.oid && after.oid.is_some();
+        let done = succeeded == Some(true);
+        let table = &mut self.tables[at];
+        table.ledger.see(&after.rows);
+        if table.origin.outdated_by(&origin) {
+            table.call_for_copy(Copying::Called);
+        }
+        let whole = table.way == Way::FullRefresh && done;
+        if replaced && table.copying == Copying::Uncalledfor && table.way != Way::FullRefresh {
+            return broken(Property::Copying, "copied again although nothing called for it");
+        }
+        if done && !replaced && (table.copying == Copying::Called || whole) {
+            return broken(Property::Copying, "not copied again although that was called for");
+        }
+        if !replaced && before.oid != after.oid {
+            return broken(Property::Untouched, "the table is gone");
+        }
+        if !replaced && !done {
+            let untouched = before.rows == after.rows;
+            if !untouched && disturbance == Disturbance::None {
+                return broken(Property::Untouched, "a sync that failed has changed it");
+            }
+            if !untouched && let Some(what) = table.ledger.broken_by(&after.rows) {
+                return broken(Property::Untouched, format!("neither as it was nor right: {what}"));
+            }
+            if disturbance != Disturbance::None {
+                table.ledger.perhaps_seen();
+            }
+            return Ok(());
+        }
+        (table.copying, table.origin) = (Copying::Uncalledfor, origin);
+        if !replaced {
+            let gone = before.rows.keys().find(|key| !after.rows.contains_key(*key));
+            if let Some(key) = gone {
+                return broken(Property::Right, format!("the row {key} was removed"));
+            }
+        }
+        if disturbance == Disturbance::Writers {
+            table.ledger.accept(&after.rows);
+            table.ledger.perhaps_seen();
+        } else {
+            let ledger = &mut table.ledger;
+            let wrong =
+                if replaced { ledger.unlike(&after.rows) } else { ledger.broken_by(&after.rows) };
+            if let Some(what) = wrong {
+                let property = if done { Property::Right } else { Property::Untouched };
+                return broken(property, what);
+            }
+            ledger.settle(&after.rows);
+        }
+        let (source, destination) = (&mut self.source, &mut self.destination);
+        match shape::difference(source, destination, &self.tables[at], &self.schema, self.majors.1)
+        {
+            Some(what) => broken(Property::Right, what),
+            None => Ok(()),
+        }
+    }
+
+    /// No sync leaves anything behind: no half-made table, no staged row, no file, no lock.
+    fn nothing_left(&mut self, succeeded: bool) -> Result<(), Failure> {
+        let schema = judge::literal(&self.schema);
+        let relations = format!(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'S', 'f')"
+        );
+        let mut expected: Vec<String> = self.tables.iter().map(|t| t.destination.clone()).collect();
+        expected.push("_sync_state".to_owned());
+        for name in judge::column(&mut self.destination, &relations) {
+            let staging = name.ends_with("_stg");
+            if !staging && !expected.contains(&name) {
+                return broken(
+                    Property::NothingLeft,
+                    format!("`{name}` is left at the destination"),
+                );
+            }
+            let count = format!("SELECT count(*) FROM {}", self.qualified(&name));
+            if staging && !self.staged && judge::column(&mut self.destination, &count) != ["0"] {
+                return broken(Property::NothingLeft, format!("rows are left in `{name}`"));
+            }
+        }
+        let indexes = format!(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {schema} AND c.relkind = 'i' AND c.relname LIKE '\\_new\\_%'"
+        );
+        if let Some(name) = judge::column(&mut self.destination, &indexes).pop() {
+            return broken(Property::NothingLeft, format!("an index keeps the name `{name}`"));
+        }
+        for (path, _) in self.state_files() {
+            let known = path.extension().is_some_and(|end| end == "json");
+            if succeeded && !known {
+                return broken(Property::NothingLeft, format!("{} is left", path.display()));
+            }
+        }
+        for (side, session) in [Side::Source, Side::Destination].into_iter().zip(self.superusers())
+        {
+            let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+            if judge::column(session, locks) != ["0"] {
+                return broken(
+                    Property::NothingLeft,
+                    format!("an advisory lock is left: {side:?}"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A second sync changes nothing: no row is written again, no receipt, no file.
+    pub fn second_sync_changes_nothing(&mut self) -> Result<(), Failure> {
+        let traces = |world: &mut Self| -> Vec<(String, Vec<String>)> {
+            let names: Vec<String> = world
+                .tables
+                .iter()
+                .filter(|table| table.way != Way::FullRefresh)
+                .map(|table| table.destination.clone())
+                .collect();
+            let mut traces: Vec<(String, Vec<String>)> = names
+                .into_iter()
+                .map(|name| {
+                    let table = world.qualified(&name);
+                    let sql = format!(
+                        "SELECT tableoid || ' ' || xmin || ' ' || ctid FROM {table} ORDER BY 1"
+                    );
+                    (name, judge::column(&mut world.destination, &sql))
+                })
+                .collect();
+            let kept: Vec<&str> = world
+                .tables
+                .iter()
+                .filter(|table| table.way != Way::FullRefresh)
+                .map(|table| table.destination.as_str())
+                .collect();
+            let kept: Vec<String> = kept.into_iter().map(judge::literal).collect();
+            if !kept.is_empty() {
+                let sql = format!(
+                    "SELECT xmin || ' ' || table_name FROM {} WHERE table_name IN ({}) ORDER BY 1",
+                    world.qualified("_sync_state"),
+                    kept.join(", ")
+                );
+                let receipts = judge::column(&mut world.destination, &sql);
+                traces.push(("_sync_state".to_owned(), receipts));
+            }
+            traces
+        };
+        let before = traces(self);
+        self.sync(&["sync"])?;
+        let after = traces(self);
+        match before.iter().zip(&after).find(|(before, after)| before != after) {
+            Some(((name, _), _)) => {
+                broken(Property::Idempotent, format!("a second sync has written to `{name}`"))
+            }
+            None => Ok(()),
+        }
+    }
+}
