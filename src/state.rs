@@ -137,8 +137,17 @@ fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Option<R
     }
 }
 
+/// Reads a receipt that says all that receipts say, and nothing else: a key that was misspelt by
+/// hand or lost with a bit must not count as one that says nothing.
 fn parse(text: &str) -> Result<Receipt> {
-    serde_json::from_str(text).map_err(|error| Error::table(error.to_string()))
+    let refused = |error: serde_json::Error| Error::table(error.to_string());
+    let document: serde_json::Value = serde_json::from_str(text).map_err(refused)?;
+    let receipt: Receipt = serde_json::from_value(document.clone()).map_err(refused)?;
+    if serde_json::to_value(&receipt).map_err(refused)? == document {
+        Ok(receipt)
+    } else {
+        Err(Error::table("a key is missing or misspelt"))
+    }
 }
 
 fn from_the_future(place: &str, version: u64) -> Error {
@@ -224,6 +233,8 @@ fn predecessors_file(directory: &Path, table: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
 
     #[test]
     fn no_two_tables_share_a_state_file_even_where_case_does_not_count() {
@@ -242,6 +253,55 @@ mod tests {
             let mut warnings = Vec::new();
             assert_eq!(read_file(directory.path(), "t", &mut warnings).unwrap(), None);
             assert!(warnings[0].starts_with("sync-state/t.json is damaged"), "{warnings:?}");
+        }
+    }
+
+    fn receipt() -> Receipt {
+        serde_json::from_value(serde_json::json!({
+            "version": 1, "pipeline": "shop", "source_table_oid": 1, "mode": "incremental-deduped",
+            "source": {"system_identifier": "7", "database": "d", "schema": "s", "table": "t"},
+            "replication_key": "at", "unique_columns": ["id"], "filter": null,
+            "columns": [{"name": "id", "number": 1, "data_type": "integer"}],
+            "watermark": "7", "pending_marks": [{"key": "9", "in_flight": ["1/1"]}],
+            "position": {"system_identifier": "7", "timeline": "1", "snapshot_xmin": 5, "start": "7"},
+            "storage": [{"oid": 1, "file": 2}],
+        }))
+        .unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_state_file_is_accepted_whole_or_not_at_all(
+            at in any::<Index>(),
+            damage in prop_oneof![
+                Just(None), any::<u8>().prop_map(|byte| Some(vec![byte])),
+                "[0-9\\[\\]{}:,\"a-z]{0,4}".prop_map(|text| Some(text.into_bytes())),
+            ],
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            write_file(directory.path(), "t", &receipt()).unwrap();
+            let path = directory.path().join(FOLDER).join("t.json");
+            let mut bytes = fs::read(&path).unwrap();
+            let at = at.index(bytes.len() - 2);
+            match damage {
+                None => bytes.truncate(at),
+                Some(other) => drop(bytes.splice(at..=at, other)),
+            }
+            fs::write(&path, &bytes).unwrap();
+            let mut warnings = Vec::new();
+            // What is left says all that a receipt says, or it does not count, and somebody is told.
+            match read_file(directory.path(), "t", &mut warnings) {
+                Ok(Some(read)) => {
+                    let read = serde_json::to_value(&read).unwrap();
+                    let file: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                    prop_assert_eq!(read, file);
+                    prop_assert!(warnings.is_empty());
+                }
+                Ok(None) => prop_assert_eq!(warnings.len(), 1),
+                Err(error) => prop_assert!(error.message.contains("has version"), "{}", error),
+            }
         }
     }
 

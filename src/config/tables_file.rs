@@ -142,13 +142,14 @@ impl Fields<'_> {
             self.mistakes.push(unknown_key(&self.place, key, &KEYS));
         }
         let name = self.name("name");
-        if self.whole && !self.object.contains_key("name") {
+        let lacks = |key| self.object.get(key).is_none_or(Value::is_null);
+        let (nameless, keyless) = (lacks("name"), lacks("replication_key"));
+        if self.whole && nameless {
             self.mistake("`name` is missing");
         }
         let name = name.unwrap_or_default();
         let mode = self.choice("mode", &Mode::NAMES);
         let replication_key = self.name("replication_key").map(ReplicationKey::new);
-        let keyless = !self.object.contains_key("replication_key");
         if self.whole && mode == Mode::IncrementalDeduped && keyless {
             self.mistake(
                 "`replication_key` is missing: name the column that grows when a row is written, \
@@ -336,5 +337,116 @@ fn collisions(rules: &[Rule], mistakes: &mut Vec<String>) {
                 "table `{name}` has the name of the table of receipts: give it a \"destination_name\""
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(document: &Value) -> Result<Vec<Rule>, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let rules = parse(&document.to_string(), &mut mistakes);
+        if mistakes.is_empty() { Ok(rules) } else { Err(mistakes) }
+    }
+
+    /// Whatever a person might put behind a key, right or wrong.
+    fn value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            prop_oneof![
+                Just("t"),
+                Just(""),
+                Just("xmin"),
+                Just("diff"),
+                Just("90s"),
+                Just("-1h"),
+                Just("copy"),
+                Just("pg_dump"),
+                Just("full-refresh"),
+                Just("resync"),
+                Just("a\0b"),
+                Just("_sync_state"),
+                Just("t_stg")
+            ]
+            .prop_map(Value::from),
+            "\\PC{0,70}".prop_map(Value::from),
+            proptest::collection::vec("[a-c]{0,2}", 0..3).prop_map(Value::from),
+            Just(json!({"include": ["a"]})),
+            Just(json!({"include": ["a"], "exclude": ["b"]})),
+            Just(json!({"exclude": [1]})),
+        ]
+    }
+
+    fn table() -> impl Strategy<Value = Value> {
+        let key = prop_oneof![
+            20 => proptest::sample::select(&KEYS[..]).prop_map(str::to_owned),
+            1 => "[a-z_]{0,8}",
+        ];
+        let more = proptest::collection::vec((key, value()), 0..3);
+        more.prop_map(|more| {
+            let mut table = json!({"name": "t", "replication_key": "at"});
+            for (key, value) in more {
+                table[key] = value;
+            }
+            table
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_file_is_accepted_whole_or_not_at_all(
+            tables in proptest::collection::vec(table(), 0..4),
+            defaults in table(),
+            with_defaults in any::<bool>(),
+        ) {
+            let document = if with_defaults {
+                json!({"defaults": defaults, "tables": tables})
+            } else {
+                json!(tables)
+            };
+            if let Ok(rules) = read(&document) {
+                prop_assert_eq!(rules.len(), tables.len());
+                for (rule, table) in rules.iter().zip(&tables) {
+                    prop_assert_eq!(Some(rule.name.as_str()), table["name"].as_str());
+                    let known = |key: &String| KEYS.contains(&key.as_str());
+                    prop_assert!(table.as_object().unwrap().keys().all(known));
+                    if let Some(filter) = table.get("where").and_then(Value::as_str) {
+                        let said = rule.filter.as_deref().unwrap_or_default();
+                        prop_assert_eq!(said.trim(), filter.trim());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_and_never_panic(
+            text in "(?s)[\\[\\]{}:,\"\\\\nameulk tr0-9.\u{feff}é]{0,60}",
+        ) {
+            let mut mistakes = Vec::new();
+            let rules = parse(&text, &mut mistakes);
+            prop_assert!(!rules.is_empty() || !mistakes.is_empty());
+        }
+    }
+
+    #[test]
+    fn null_counts_as_nothing_where_something_is_needed() {
+        let name = read(&json!([{"name": null, "replication_key": "at"}])).unwrap_err();
+        assert_eq!(name, ["tables[0]: `name` is missing"]);
+        let key = read(&json!([{"name": "t", "replication_key": null}])).unwrap_err();
+        assert!(key[0].contains("`replication_key` is missing"), "{key:?}");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_ends_nothing() {
+        let mut mistakes = Vec::new();
+        parse(&"[".repeat(100_000), &mut mistakes);
+        assert!(mistakes[0].contains("not valid JSON"), "{mistakes:?}");
     }
 }

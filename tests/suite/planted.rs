@@ -8,7 +8,7 @@ use incremental_replication::fault::Fault;
 
 use crate::support::harness::{Budget, Story};
 use crate::support::park::Park;
-use crate::support::world::Property;
+use crate::support::world::Failure;
 
 /// So many stories are enough for the most hidden one.
 const MOST_STORIES: u64 = 400;
@@ -18,19 +18,20 @@ const MOST_STORIES: u64 = 400;
 const SEED: u64 = 1;
 
 /// The property that caught a fault, and how many stories that took.
-fn caught(fault: &str, seed: u64, park: &mut Park) -> Option<(Property, u64)> {
+fn caught(fault: &str, seed: u64, park: &mut Park) -> Option<(Failure, u64)> {
     (0..MOST_STORIES).find_map(|number| {
         let story = Story::draw(seed + number, park);
         let ending = story.play(park, Some(fault)).err()?;
-        Some((ending.failure.property, number + 1))
+        Some((ending.failure, number + 1))
     })
 }
 
-fn line(fault: &str, caught: Option<(Property, u64)>) -> String {
-    match caught {
-        Some((property, stories)) => format!("{fault:20} {:12} {stories}", format!("{property:?}")),
-        None => format!("{fault:20} nothing      {MOST_STORIES}"),
-    }
+fn line(fault: &str, caught: Option<&(Failure, u64)>) -> String {
+    let Some((Failure { property, what }, stories)) = caught else {
+        return format!("{fault:20} nothing      {MOST_STORIES:7}");
+    };
+    let what: String = what.lines().next().unwrap_or_default().chars().take(100).collect();
+    format!("{fault:20} {:12} {stories:7}  {what}", format!("{property:?}"))
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn every_planted_fault_is_caught() {
                     names.get(at).map(|name| (at, name))
                 } {
                     let caught = caught(name, seed, &mut park);
-                    println!("{}", line(name, caught));
+                    println!("{}", line(name, caught.as_ref()));
                     found.lock().expect("nobody panics here")[at] = caught;
                 }
             });
@@ -63,7 +64,7 @@ fn every_planted_fault_is_caught() {
     let found = found.into_inner().expect("nobody panics here");
     println!("\n{:20} {:12} stories", "fault", "caught by");
     for (name, caught) in names.iter().zip(&found) {
-        println!("{}", line(name, *caught));
+        println!("{}", line(name, caught.as_ref()));
     }
     assert!(found.iter().all(Option::is_some), "the harness is blind to a fault");
 }
