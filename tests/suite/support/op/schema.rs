@@ -140,17 +140,24 @@ fn change_type(world: &mut World, rng: &mut Rng) -> Outcome {
 
 /// The type stays, its modifier does not; no row is rewritten.
 fn change_modifier(world: &mut World, rng: &mut Rng) -> Outcome {
-    let Some((at, column)) = draw(world, rng) else { return Ok(Found::Surely) };
-    let new = match world.tables[at].columns[column].family.data_type.as_str() {
-        "character varying(40)" => "character varying(50)",
-        "character varying(50)" | "character varying(60)" => "character varying(70)",
-        "numeric(12,2)" => "numeric(13,2)",
-        "numeric(14,4)" => "numeric(15,4)",
-        "timestamp(3) with time zone" => "timestamp(5) with time zone",
-        "bit varying" => "bit varying(9)",
-        "text" => "character varying",
-        _ => return Ok(Found::Surely),
+    let wider = |data_type: &str| match data_type {
+        "character varying(40)" => Some("character varying(50)"),
+        "character varying(50)" | "character varying(60)" => Some("character varying(70)"),
+        "numeric(12,2)" => Some("numeric(13,2)"),
+        "numeric(14,4)" => Some("numeric(15,4)"),
+        "timestamp(3) with time zone" => Some("timestamp(5) with time zone"),
+        "interval day to second(3)" => Some("interval day to second(5)"),
+        _ => None,
     };
+    let at = world.draw_table(rng);
+    let columns = world.tables[at].columns.iter().enumerate();
+    let fitting: Vec<(usize, &str)> = columns
+        .filter_map(|(number, column)| Some((number, wider(&column.family.data_type)?)))
+        .collect();
+    if fitting.is_empty() {
+        return Ok(Found::Surely);
+    }
+    let (column, new) = fitting[rng.usize(..fitting.len())];
     let name = quoted(&world.tables[at].columns[column].name);
     if alter(world, at, &format!("ALTER COLUMN {name} TYPE {new}")) {
         world.tables[at].call_for_copy(Copying::Allowed);
