@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -135,8 +136,17 @@ impl World {
         let before = self.sights()?;
         let run = self.start(arguments).end(self)?;
         self.wait_until_alone()?;
-        self.staged &= run.code != Some(0) || arguments.len() > 1;
+        let all = !arguments.contains(&"--table");
+        self.staged &= run.code != Some(0) || !all;
         self.judge_run(&run, &before, Disturbance::None)?;
+        let well = outcomes(&run).iter().filter(|o| !o.failed && !o.skipped).count();
+        let expected = if all { self.tables.len() } else { 1 };
+        if (run.code == Some(0)) != (well == expected) {
+            return broken(
+                Property::Ends,
+                format!("{well} of {expected} tables are synced and it ends with {:?}", run.code),
+            );
+        }
         if run.code == Some(0) {
             return Ok(Found::Surely);
         }
@@ -198,7 +208,9 @@ impl World {
                 ..failure
             })?;
         }
-        self.nothing_left(run.code == Some(0))
+        // Each table's own sync clears away what an earlier one has left of it.
+        let all = outcomes.len() == self.tables.len() && outcomes.values().all(|done| *done);
+        self.nothing_left(all)
     }
 
     fn judge_table(
@@ -316,40 +328,36 @@ impl World {
         Ok(())
     }
 
-    /// A second sync changes nothing: no row is written again, no receipt, no file.
+    /// A second sync changes nothing: no row is written again, no receipt, no file. A full refresh
+    /// is another matter.
     pub fn second_sync_changes_nothing(&mut self) -> Result<(), Failure> {
+        let kept: Vec<String> = self
+            .tables
+            .iter()
+            .filter(|table| table.way != Way::FullRefresh)
+            .map(|table| table.destination.clone())
+            .collect();
         let traces = |world: &mut Self| -> Vec<(String, Vec<String>)> {
-            let names: Vec<String> = world
-                .tables
-                .iter()
-                .filter(|table| table.way != Way::FullRefresh)
-                .map(|table| table.destination.clone())
-                .collect();
-            let mut traces: Vec<(String, Vec<String>)> = names
-                .into_iter()
-                .map(|name| {
-                    let table = world.qualified(&name);
-                    let sql = format!(
-                        "SELECT tableoid || ' ' || xmin || ' ' || ctid FROM {table} ORDER BY 1"
-                    );
-                    (name, judge::column(&mut world.destination, &sql))
-                })
-                .collect();
-            let kept: Vec<&str> = world
-                .tables
-                .iter()
-                .filter(|table| table.way != Way::FullRefresh)
-                .map(|table| table.destination.as_str())
-                .collect();
-            let kept: Vec<String> = kept.into_iter().map(judge::literal).collect();
-            if !kept.is_empty() {
-                let sql = format!(
-                    "SELECT xmin || ' ' || table_name FROM {} WHERE table_name IN ({}) ORDER BY 1",
-                    world.qualified("_sync_state"),
-                    kept.join(", ")
+            let mut traces = Vec::new();
+            for name in &kept {
+                let table = world.qualified(name);
+                let rows = format!(
+                    "SELECT tableoid || ' ' || xmin || ' ' || ctid FROM {table} ORDER BY 1"
                 );
-                let receipts = judge::column(&mut world.destination, &sql);
-                traces.push(("_sync_state".to_owned(), receipts));
+                let receipt = format!(
+                    "SELECT xmin || ' ' || receipt FROM {} WHERE table_name = {}",
+                    world.qualified("_sync_state"),
+                    judge::literal(name)
+                );
+                for sql in [rows, receipt] {
+                    traces.push((name.clone(), judge::column(&mut world.destination, &sql)));
+                }
+            }
+            if kept.len() == world.tables.len() {
+                let file =
+                    |(path, text): (PathBuf, Vec<u8>)| format!("{}: {text:?}", path.display());
+                let files = world.state_files().into_iter().map(file).collect();
+                traces.push(("sync-state/".to_owned(), files));
             }
             traces
         };
@@ -357,9 +365,10 @@ impl World {
         self.sync(&["sync"])?;
         let after = traces(self);
         match before.iter().zip(&after).find(|(before, after)| before != after) {
-            Some(((name, _), _)) => {
-                broken(Property::Idempotent, format!("a second sync has written to `{name}`"))
-            }
+            Some(((name, _), _)) => broken(
+                Property::Idempotent,
+                format!("a second sync has written to `{name}`, or to its receipt"),
+            ),
             None => Ok(()),
         }
     }
