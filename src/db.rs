@@ -316,12 +316,18 @@ fn failed(side: Side, purpose: &str, error: &tokio_postgres::Error) -> Error {
     // What the server did not say, the connection did.
     let lost = error.as_db_error().is_none();
     let cannot = if lost { Error::unreachable(cannot) } else { Error::table(cannot) };
-    let error = cannot.caused_by(error);
+    let mut error = cannot.caused_by(error);
+    if lost {
+        error.sqlstate = Some(CONNECTION_FAILURE.to_owned());
+    }
     match remedy(side, error.sqlstate.as_deref().unwrap_or_default()) {
         Some(remedy) => error.hint(remedy),
         None => error,
     }
 }
+
+/// The SQLSTATE of a connection that was there and is lost, which no server is left to send.
+const CONNECTION_FAILURE: &str = "08006";
 
 /// What to do about the failures that every table may meet.
 fn remedy(side: Side, sqlstate: &str) -> Option<String> {

@@ -151,7 +151,10 @@ impl World {
             return Ok(Found::Surely);
         }
         if self.of_people.is_empty() {
-            return broken(Property::Ends, "a sync fails although nothing is in its way");
+            return broken(
+                Property::Ends,
+                format!("a sync fails although nothing is in its way: {}", run.stderr),
+            );
         }
         // What people have made may be in the way; without it there is no excuse.
         for drop in std::mem::take(&mut self.of_people).into_iter().rev() {

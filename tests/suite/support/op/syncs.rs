@@ -130,7 +130,7 @@ fn sync_beside_writers(world: &mut World, rng: &mut Rng) -> Outcome {
     world.note(Found::Surely);
     world.judge_run(&run, &before, Disturbance::Writers)?;
     if run.code != Some(0) && world.of_people.is_empty() {
-        return broken(Property::Ends, "a sync beside writers fails");
+        return broken(Property::Ends, format!("a sync beside writers fails: {}", run.stderr));
     }
     Ok(Found::Surely)
 }
@@ -168,7 +168,10 @@ fn sync_loses_its_sessions(world: &mut World, rng: &mut Rng) -> Outcome {
     world.wait_until_alone()?;
     world.judge_run(&run, &before, Disturbance::Ended)?;
     if run.code != Some(0) && world.of_people.is_empty() {
-        return broken(Property::Ends, "a sync does not survive the loss of its sessions");
+        return broken(
+            Property::Ends,
+            format!("a sync does not survive the loss of its sessions: {}", run.stderr),
+        );
     }
     Ok(Found::Surely)
 }
