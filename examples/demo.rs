@@ -101,13 +101,18 @@ fn sync(pipeline: &Path) {
     assert!(status.expect("the binary runs").success(), "the sync failed");
 }
 
-/// The real binary, which cargo puts one folder above the examples.
+/// The real binary: `DEMO_BINARY` where the demo is installed, else the one that cargo puts one
+/// folder above the examples.
 fn binary() -> PathBuf {
+    if let Some(installed) = std::env::var_os("DEMO_BINARY") {
+        return installed.into();
+    }
     let example = std::env::current_exe().expect("the example's own path");
     let folder = example.parent().and_then(Path::parent).expect("a target folder");
     let binary = folder.join("incremental-replication");
     // `cargo run --example` builds the library and the example, not the binary.
-    let mut build = Command::new(env!("CARGO"));
+    // Asked for at run time: an installed demo must not hold on to the cargo that built it.
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "--bin", "incremental-replication"]);
     if folder.ends_with("release") {
         build.arg("--release");
