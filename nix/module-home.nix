@@ -23,9 +23,9 @@ let
     };
   };
 
-  # systemd takes % for a specifier and $ for a variable, wherever they stand between quotes.
-  quoted =
-    word: "\"" + lib.replaceStrings [ "\\" "\"" "%" "$" ] [ "\\\\" "\\\"" "%%" "$$" ] word + "\"";
+  # Between quotes systemd takes % for a specifier, and in a command $ for a variable as well.
+  quoted = word: "\"" + lib.replaceStrings [ "\\" "\"" "%" ] [ "\\\\" "\\\"" "%%" ] word + "\"";
+  argument = word: lib.replaceStrings [ "$" ] [ "$$" ] (quoted word);
 
   service =
     name: pipeline:
@@ -37,7 +37,7 @@ let
         Environment = lib.mapAttrsToList (variable: value: quoted "${variable}=${value}") (
           { PIPELINE_NAME = name; } // pipeline.environment
         );
-        ExecStart = lib.concatMapStringsSep " " quoted (launchd.command cfg.package pipeline);
+        ExecStart = lib.concatMapStringsSep " " argument (launchd.command cfg.package pipeline);
         # 4: another run holds a table, and the rest was synced.
         SuccessExitStatus = "4";
         UMask = "0077";

@@ -42,6 +42,11 @@ let
         PIPELINE_NAME = name;
       }
       // pipeline.environment;
+      preStart = lib.optionalString (pipeline.tables != null) ''
+        ln -sfn ${
+          (pkgs.formats.json { }).generate "tables-config.json" pipeline.tables
+        } ${lib.escapeShellArg "${pipeline.directory}/tables-config.json"}
+      '';
       serviceConfig = {
         Type = "oneshot";
         User = user;
@@ -108,14 +113,8 @@ let
       };
     };
 
-  # systemd makes the directories before the services, which run as somebody who could not.
-  directory = name: pipeline: [
-    "d ${pipeline.directory} 0700 ${user} ${user} -"
-  ]
-  ++ lib.optional (pipeline.tables != null)
-    "L+ ${pipeline.directory}/tables-config.json - - - - ${
-      (pkgs.formats.json { }).generate "tables-config.json" pipeline.tables
-    }";
+  # Made before the services, which run as somebody who could not.
+  directory = name: pipeline: "d ${pipeline.directory} 0700 ${user} ${user} -";
 in
 {
   options.services.incremental-replication = common;
@@ -130,6 +129,6 @@ in
     environment.systemPackages = [ cfg.package ];
     systemd.services = lib.mapAttrs' service cfg.pipelines;
     systemd.timers = lib.mapAttrs' timer cfg.pipelines;
-    systemd.tmpfiles.rules = lib.concatLists (lib.mapAttrsToList directory cfg.pipelines);
+    systemd.tmpfiles.rules = lib.mapAttrsToList directory cfg.pipelines;
   };
 }

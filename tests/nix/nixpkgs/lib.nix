@@ -65,7 +65,6 @@ let
     optional = condition: value: if condition then [ value ] else [ ];
     optionalAttrs = condition: value: if condition then value else { };
     optionalString = condition: value: if condition then value else "";
-    concatLists = builtins.concatLists;
     concatMapStrings = f: list: concatStringsSep "" (map f list);
     concatMapStringsSep =
       separator: f: list:

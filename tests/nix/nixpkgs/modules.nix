@@ -242,6 +242,7 @@ let
         after = list;
         wants = list;
         environment = table;
+        preStart = text;
         inherit serviceConfig;
       };
       systemd.timers."*" = {
