@@ -200,4 +200,54 @@ mod tests {
         let mapped = map(&data_type, 15_00_00);
         assert_eq!((mapped.data_type.as_str(), mapped.transfer), ("text[]", Transfer::Cast));
     }
+
+    fn scalar(base: BaseType) -> DataType {
+        DataType { declared: base.name.clone(), base, element: None, parts: Vec::new() }
+    }
+
+    fn array(element: BaseType, is_domain: bool, is_array: bool) -> DataType {
+        DataType {
+            declared: "an array".to_owned(),
+            base: base(1007, "array[]", 'b'),
+            element: Some(ElementType { base: element, is_domain, is_array, delimiter: ',' }),
+            parts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_the_destination_has_too_stays_and_everything_else_becomes_text() {
+        use Transfer::{Binary, Text};
+        let becomes = |data_type: &DataType, name: &str, transfer| {
+            let mapped = map(data_type, 17_00_00);
+            assert_eq!((mapped.data_type.as_str(), mapped.transfer), (name, transfer));
+        };
+        becomes(&scalar(base(23, "int4", 'b')), "int4", Binary);
+        becomes(&scalar(base(3615, "tsquery", 'b')), "tsquery", Text);
+        becomes(&scalar(base(2205, "regclass", 'b')), "text", Text);
+        becomes(&scalar(base(3904, "int4range", 'r')), "int4range", Binary);
+        becomes(&scalar(base(20_000, "mood", 'e')), "text", Binary);
+        // The last object that comes with PostgreSQL, and the first that does not.
+        becomes(&scalar(base(FIRST_USER_OID - 1, "int4", 'b')), "int4", Binary);
+        becomes(&scalar(base(FIRST_USER_OID, "int4", 'b')), "text", Text);
+        becomes(&scalar(base(FIRST_USER_OID, "int4range", 'r')), "text", Text);
+        becomes(&array(base(23, "int4", 'b'), false, false), "array[]", Binary);
+        becomes(&array(base(3615, "tsquery", 'b'), false, false), "array[]", Text);
+        becomes(&array(base(23, "int4", 'b'), true, false), "int4[]", Text);
+        becomes(&array(base(23, "int4", 'b'), false, true), "text[]", Text);
+        becomes(&array(base(20_000, "mood", 'e'), false, false), "text[]", Text);
+    }
+
+    #[test]
+    fn a_modifier_makes_another_type() {
+        assert!(same_type("numeric(12,2)", "numeric(12,2)"));
+        assert!(!same_type("numeric(12,2)", "numeric(13,2)"));
+    }
+
+    #[test]
+    fn only_names_of_functions_and_operators_read_ambiguously() {
+        assert!(reads_ambiguously(&scalar(base(24, "regproc", 'b'))));
+        assert!(reads_ambiguously(&array(base(2203, "regoper", 'b'), false, false)));
+        assert!(!reads_ambiguously(&scalar(base(2205, "regclass", 'b'))));
+        assert!(!reads_ambiguously(&scalar(base(FIRST_USER_OID, "regproc", 'b'))));
+    }
 }
