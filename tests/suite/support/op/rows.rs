@@ -34,6 +34,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "update_all", weight: 2, run: |w, r| write(w, r, update_all) },
     Operation { name: "insert_many", weight: 2, run: insert_many },
     Operation { name: "truncate", weight: 1, run: truncate },
+    Operation { name: "load_again", weight: 3, run: load_again },
     Operation { name: "rewrite", weight: 1, run: rewrite },
 ];
 
@@ -234,6 +235,18 @@ fn truncate(world: &mut World, rng: &mut Rng) -> Outcome {
     let sql = format!("TRUNCATE {}", quoted(&world.tables[at].name));
     world.at_source(&sql);
     Ok(Found::Surely)
+}
+
+/// A table is emptied and loaded with rows that keep the keys they had.
+fn load_again(world: &mut World, rng: &mut Rng) -> Outcome {
+    let at = world.draw_table(rng);
+    let table = &world.tables[at];
+    let rows: Vec<String> = (0..rng.u32(1..5))
+        .map(|_| insert_old_row(table, rng) + " ON CONFLICT DO NOTHING")
+        .collect();
+    let sql = format!("TRUNCATE {}; {}", quoted(&table.name), rows.join("; "));
+    world.at_source(&sql);
+    Ok(Found::Perhaps)
 }
 
 /// VACUUM moves rows to another file, and old row versions out of sight.
