@@ -31,6 +31,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often a start is tried: a free port may be taken before the server gets to it.
 const STARTS: usize = 5;
 
+/// Ports that no system gives to outgoing connections, which would take that of a server that is
+/// being restarted.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
 /// A running server.
 pub struct Server {
     postgresql: PostgreSQL,
@@ -249,7 +253,7 @@ fn launch(home: PathBuf, data: PathBuf, programs: &Path) -> Server {
         password_file: home.join("password"),
         data_dir: data.clone(),
         host: "127.0.0.1".to_owned(),
-        port: 0,
+        port: free_port(),
         username: SUPERUSER.to_owned(),
         password: PASSWORD.to_owned(),
         temporary: false,
@@ -264,10 +268,19 @@ fn launch(home: PathBuf, data: PathBuf, programs: &Path) -> Server {
         match postgresql.start() {
             Ok(()) => break,
             Err(error) if attempt == STARTS => panic!("a server does not start: {error}"),
-            Err(_) => postgresql = PostgreSQL::new(settings.clone()),
+            Err(_) => {
+                postgresql = PostgreSQL::new(Settings { port: free_port(), ..settings.clone() });
+            }
         }
     }
     Server { postgresql, programs: programs.to_owned(), data }
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    std::iter::repeat_with(|| fastrand::u16(PORTS))
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port")
 }
 
 /// Fast rather than safe: what is tested is not whether PostgreSQL survives a power cut.
@@ -277,6 +290,9 @@ fn configuration() -> HashMap<String, String> {
         ("full_page_writes", "off"),
         ("max_connections", "200"),
         ("max_prepared_transactions", "50"),
+        // Long runs would fill the disk with what nobody reads again.
+        ("max_wal_size", "128MB"),
+        ("min_wal_size", "32MB"),
         ("shared_buffers", "64MB"),
         ("lc_messages", "C"),
         ("logging_collector", "off"),
