@@ -32,8 +32,13 @@ pub struct Application<'a> {
 /// What applying a plan did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// So many rows were copied or merged.
-    Rows(u64),
+    /// The destination was written to.
+    Rows {
+        /// How many rows were copied or merged.
+        written: u64,
+        /// How many were removed or marked.
+        deleted: u64,
+    },
     /// No row travelled, and the destination was not written to.
     Nothing,
 }
@@ -50,14 +55,44 @@ impl Application<'_> {
     }
 
     fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
-        let Some(copied) = self.load(plan)? else { return Ok(Applied::Nothing) };
-        crash::at("loaded");
-        let mut merged = None;
-        for (number, step) in plan.after.iter().enumerate() {
-            let last = number + 1 == plan.after.len();
-            if last {
-                crash::at("receipt-written");
+        let loaded = match &plan.load {
+            Some(load) => self.travel(load, &plan.before, plan.nothing_if_empty)?,
+            None => None,
+        };
+        let mut written = None;
+        if let Some(copied) = loaded {
+            crash::at("loaded");
+            written = self.steps(&plan.after)?.or(Some(copied));
+        } else if plan.reconciliation.is_some() {
+            self.steps(&plan.before)?;
+        } else {
+            return Ok(Applied::Nothing);
+        }
+        let mut deleted = 0;
+        if let Some(reconciliation) = &plan.reconciliation {
+            let mended = self.reconcile(reconciliation)?;
+            if loaded.is_none() && plan.nothing_if_empty && mended.is_none() {
+                self.destination.run("roll back", session::ROLLBACK)?;
+                return Ok(Applied::Nothing);
             }
+            let mended = mended.unwrap_or_default();
+            written = Some(written.unwrap_or_default() + mended.written);
+            deleted = mended.deleted;
+        }
+        let Some((last, finish)) = plan.finish.split_last() else {
+            return Err(Error::bug("a plan has no end"));
+        };
+        self.steps(finish)?;
+        crash::at("receipt-written");
+        self.steps(std::slice::from_ref(last))?;
+        crash::at("committed");
+        Ok(Applied::Rows { written: written.unwrap_or_default(), deleted })
+    }
+
+    /// Carries steps out and returns how many rows those have merged that do.
+    pub(crate) fn steps(&mut self, steps: &[Step]) -> Result<Option<u64>> {
+        let mut merged = None;
+        for step in steps {
             let session = match step.on {
                 Side::Source => &mut *self.source,
                 Side::Destination => &mut *self.destination,
@@ -67,18 +102,19 @@ impl Application<'_> {
                 *merged.get_or_insert(0) += written;
                 crash::at("merged");
             }
-            if last {
-                crash::at("committed");
-            }
         }
-        Ok(Applied::Rows(merged.unwrap_or(copied)))
+        Ok(merged)
     }
 
-    /// Lets the rows travel and returns their number; `None` where there was none and the plan
-    /// ends with that.
-    fn load(&mut self, plan: &Plan) -> Result<Option<u64>> {
+    /// Lets the rows travel and returns their number. `before` is carried out once the first is
+    /// there; `None` where there was none and that is the end of it.
+    pub(crate) fn travel(
+        &mut self,
+        load: &Load,
+        before: &[Step],
+        nothing_if_empty: bool,
+    ) -> Result<Option<u64>> {
         let Self { source, endpoint, destination, log, table, progress } = self;
-        let load = &plan.load;
         let interrupt = destination.interrupt().clone();
         let snapshot = match &load.from {
             Reading::PgDump { .. } => {
@@ -101,10 +137,10 @@ impl Application<'_> {
                 }
             },
             |incoming| {
-                if plan.nothing_if_empty && incoming.is_empty(load.format) {
+                if nothing_if_empty && incoming.is_empty(load.format) {
                     return Ok(None);
                 }
-                for step in &plan.before {
+                for step in before {
                     perform(destination, step, log, table)?;
                 }
                 debug(log, table, Side::Destination, &load.into);
@@ -163,7 +199,10 @@ fn counterexample(step: &Step, example: &[Option<String>]) -> Error {
 fn attempt(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
     session.run("set a savepoint", session::SAVEPOINT)?;
     match session.run(&step.purpose, &step.sql) {
-        Ok(written) => Ok(written),
+        Ok(written) => {
+            session.run("release the savepoint", session::RELEASE_SAVEPOINT)?;
+            Ok(written)
+        }
         Err(error) => {
             session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
             let causes = error.causes.join(": ");
@@ -180,7 +219,11 @@ fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Resu
         session.run("set a savepoint", session::SAVEPOINT)?;
         let error = match session.run(&step.purpose, &step.sql) {
             Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => error,
-            done => return done,
+            Err(error) => return Err(error),
+            Ok(written) => {
+                session.run("release the savepoint", session::RELEASE_SAVEPOINT)?;
+                return Ok(written);
+            }
         };
         if started.elapsed() > LONGEST_WAIT {
             return Err(error);
@@ -203,6 +246,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// How long others may hold a table before the sync of it fails.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
-fn debug(log: &Log, table: &str, side: Side, sql: &str) {
+pub(crate) fn debug(log: &Log, table: &str, side: Side, sql: &str) {
     log.debug(Some(table), &format!("{side}: {sql}"));
 }

@@ -6,7 +6,7 @@ use crate::db::{APPLICATION_NAME, Session};
 use crate::error::{Error, Result, did_you_mean};
 use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
-use crate::table::{DestinationTable, SourceTable};
+use crate::table::{DestinationTable, Kind, SourceTable};
 use crate::watermark::Activity;
 
 /// Those of the named tables that the source has.
@@ -26,6 +26,16 @@ pub fn source_table(session: &mut Session, name: &Qualified) -> Result<SourceTab
         Some(table) => Ok(table),
         None => Err(missing(session, name)?),
     }
+}
+
+/// Opens the source's transaction and reads the table's shape in it.
+pub fn open_snapshot(session: &mut Session, name: &Qualified) -> Result<SourceTable> {
+    // What it is decides whether it can be locked, and is looked up before the snapshot.
+    let table = source_table(session, name)?;
+    let lockable = table.readable && matches!(table.kind, Kind::Table | Kind::Partitioned);
+    let lock = lockable.then_some(name);
+    session.run("lock the table", &sql::session::begin_snapshot(lock))?;
+    source_table(session, name)
 }
 
 /// The transactions in flight at the source.

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use crate::report::{Log, LogFormat, Verbosity};
 use crate::sync::Request;
+use crate::verify;
 
 /// Copies PostgreSQL tables to another PostgreSQL and keeps them in step, with nothing but SELECT
 /// on the source.
@@ -28,6 +29,10 @@ pub struct Cli {
     /// When to use colours
     #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
     color: Color,
+    /// For the tests: make this mistake
+    #[cfg(feature = "planted-faults")]
+    #[arg(long, hide = true, global = true)]
+    pub planted_fault: Option<crate::fault::Fault>,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -36,7 +41,7 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
    0  all well
-   1  a table failed
+   1  a table failed, or `verify` found a difference
    2  wrong flags or configuration
    3  a server cannot be reached
    4  another run holds a table (the rest was synced)
@@ -72,6 +77,8 @@ impl Cli {
 pub enum Command {
     /// Bring the destination up to date
     Sync(Sync),
+    /// Compare both sides and name the rows that differ
+    Verify(Verify),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -83,6 +90,7 @@ pub enum Command {
 
 /// How to sync.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Sync {
     /// Only this table; may be given several times
     #[arg(long = "table", value_name = "TABLE")]
@@ -90,6 +98,12 @@ pub struct Sync {
     /// Copy every table whole
     #[arg(long)]
     full_refresh: bool,
+    /// Look for rows that the source no longer has now, where `deletes` is not `keep`
+    #[arg(long)]
+    reconcile: bool,
+    /// Compare both sides afterwards, row by row
+    #[arg(long)]
+    verify: bool,
     /// Stop at the first table that fails
     #[arg(long)]
     fail_fast: bool,
@@ -99,15 +113,32 @@ pub struct Sync {
     /// For the tests: ask a silent server after so many seconds
     #[arg(long, hide = true)]
     pub silence_seconds: Option<u64>,
-    /// For the tests: make this mistake
-    #[cfg(feature = "planted-faults")]
-    #[arg(long, hide = true)]
-    pub planted_fault: Option<crate::fault::Fault>,
 }
 
 impl From<Sync> for Request {
     fn from(typed: Sync) -> Self {
-        Self { tables: typed.tables, full_refresh: typed.full_refresh, fail_fast: typed.fail_fast }
+        let Sync { tables, full_refresh, reconcile, verify, fail_fast, .. } = typed;
+        Self { tables, full_refresh, reconcile, verify, fail_fast }
+    }
+}
+
+/// How to verify.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Only this table; may be given several times
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// Put right what differs, in one transaction a table
+    #[arg(long)]
+    repair: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl From<Verify> for verify::Request {
+    fn from(typed: Verify) -> Self {
+        Self { tables: typed.tables, repair: typed.repair }
     }
 }
 

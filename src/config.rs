@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use rule::{ColumnChoice, InitialPath, Mode, OnSchemaChange, ReplicationKey, Rule};
+pub use rule::{ColumnChoice, Deletes, InitialPath, Mode, OnSchemaChange, ReplicationKey, Rule};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, did_you_mean};
 
 /// The name of the file that says which tables are copied and how.
 pub const TABLES_FILE: &str = "tables-config.json";
@@ -50,6 +50,29 @@ pub struct Pipeline {
     pub webhook: Option<Secret>,
     /// The tables in the order of the file.
     pub rules: Vec<Rule>,
+}
+
+impl Pipeline {
+    /// The rules of these tables, or of all where none is named, in the order of the file.
+    ///
+    /// Fails on a name that the pipeline does not have.
+    pub fn choose(&self, tables: &[String]) -> Result<Vec<&Rule>> {
+        let names = || self.rules.iter().map(|rule| rule.name.as_str());
+        for wanted in tables {
+            if names().any(|name| name == wanted) {
+                continue;
+            }
+            let error = Error::configuration(format!("{TABLES_FILE} has no table `{wanted}`"));
+            return Err(match did_you_mean(wanted, names()) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => {
+                    error.hint(format!("its tables are {}", names().collect::<Vec<_>>().join(", ")))
+                }
+            });
+        }
+        let chosen = |rule: &&Rule| tables.is_empty() || tables.contains(&rule.name);
+        Ok(self.rules.iter().filter(chosen).collect())
+    }
 }
 
 /// A server, a database, a user and a schema.

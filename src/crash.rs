@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 /// The points, in the order in which a sync passes them.
-pub const POINTS: [&str; 12] = [
+pub const POINTS: [&str; 13] = [
     "connected",
     "marks-taken",
     "locked",
@@ -12,6 +12,7 @@ pub const POINTS: [&str; 12] = [
     "loading",
     "loaded",
     "merged",
+    "compared",
     "receipt-written",
     "committed",
     "state-file-written",

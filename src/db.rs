@@ -18,6 +18,8 @@ use crate::config::{Endpoint, Side, TlsMode};
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, Registration};
 use crate::sql::{catalog, session};
+use crate::table::SourceTable;
+use crate::watermark::overlap::Position;
 use watch::{Failure, Watch, connect_timeout, open};
 pub use watch::{shorten_silence, silence};
 
@@ -56,6 +58,8 @@ pub struct Server {
     pub running_since: String,
     /// Whether it is a standby.
     pub in_recovery: bool,
+    /// Whether the database keeps text in UTF-8.
+    pub utf8: bool,
     /// The cluster's own number, where the host tells it.
     #[serde(default)]
     pub system_identifier: Option<String>,
@@ -64,6 +68,20 @@ pub struct Server {
     pub timeline: Option<String>,
     /// The server process of this session.
     pub process: i32,
+}
+
+impl Server {
+    /// Where the snapshot stands in which a table was read, for a receipt with this watermark.
+    #[must_use]
+    pub fn position(&self, source: &SourceTable, start: Option<String>) -> Position {
+        Position {
+            start,
+            system_identifier: self.system_identifier.clone(),
+            timeline: self.timeline.clone(),
+            snapshot_xmin: source.snapshot.xmin,
+            unseen: source.snapshot.unseen(),
+        }
+    }
 }
 
 /// A session with one of the two servers, its settings pinned.

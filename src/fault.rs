@@ -55,6 +55,18 @@ faults! {
     NotLocked,
     /// A copy is loaded without its last rows.
     CutShort,
+    /// The first bucket that differs is taken for equal.
+    BucketSkipped,
+    /// Digests leave the first column out.
+    ColumnUndigested,
+    /// Rows that only the destination has are not removed.
+    ExtraForgotten,
+    /// A row that comes back stays marked.
+    MarkKept,
+    /// A version that is there already is added again.
+    VersionAddedTwice,
+    /// Whatever differs counts as newer than the last sync.
+    AllPending,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -14,6 +14,7 @@ pub mod error;
 
 // Pure: plain data in, values and text out; no connection, no file, no clock.
 pub mod config;
+pub mod digest;
 pub mod fault;
 pub mod mapping;
 pub mod plan;
@@ -25,12 +26,15 @@ pub mod watermark;
 // Each does one step of the way of a row.
 pub mod apply;
 pub mod catalog;
+pub mod connections;
 pub mod copy;
 pub mod crash;
 pub mod db;
 pub mod interrupt;
 pub mod pg_dump;
+pub mod reconcile;
 pub mod state;
+pub mod verify;
 
 // What happened, for people, machines and the webhook.
 pub mod notify;

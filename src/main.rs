@@ -13,8 +13,9 @@ use incremental_replication::db;
 use incremental_replication::error::{Error, Kind, Result};
 use incremental_replication::interrupt::Interrupt;
 use incremental_replication::notify;
-use incremental_replication::report::{Log, Report, exit_code};
+use incremental_replication::report::{self, Log, Report, exit_code};
 use incremental_replication::sync::{self, Request};
+use incremental_replication::verify;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -32,13 +33,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, log: &Log) -> Result<u8> {
+    #[cfg(feature = "planted-faults")]
+    if let Some(fault) = cli.planted_fault {
+        incremental_replication::fault::plant(fault);
+    }
     match cli.command {
         Command::Sync(mut typed) => {
             let silence_seconds = typed.silence_seconds;
-            #[cfg(feature = "planted-faults")]
-            if let Some(fault) = typed.planted_fault {
-                incremental_replication::fault::plant(fault);
-            }
             if let Some(point) = typed.crash_at.take() {
                 crash::choose(point);
             }
@@ -49,9 +50,31 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
             let interrupt = Interrupt::listen()?;
             let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
             tell(&pipeline, &report, log);
-            // A process that a signal ended says so in its code, as shells expect.
-            let signal = interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok());
-            Ok(signal.unwrap_or_else(|| report.exit_code()))
+            Ok(signalled(&interrupt).unwrap_or_else(|| report.exit_code()))
+        }
+        Command::Verify(typed) => {
+            let json = typed.json;
+            let pipeline = config::load(&cli.directory, &environment())?;
+            let interrupt = Interrupt::listen()?;
+            let mut verdicts = Vec::new();
+            let done = verify::run(&pipeline, &typed.into(), &interrupt, log, |verdict| {
+                if !json {
+                    log.verdict(&verdict);
+                }
+                verdicts.push(verdict);
+            });
+            if let (Some(code), Err(_)) = (signalled(&interrupt), &done) {
+                log.error(&Error::interrupted());
+                return Ok(code);
+            }
+            done?;
+            if json {
+                let document = report::document(&pipeline.name, &verdicts);
+                print(format!("{document:#}\n").as_bytes())?;
+            } else {
+                log.remedy(&verdicts);
+            }
+            Ok(report::code(&verdicts))
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -71,6 +94,11 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
             print(&page)
         }
     }
+}
+
+/// A process that a signal ended says so in its code, as shells expect.
+fn signalled(interrupt: &Interrupt) -> Option<u8> {
+    interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok())
 }
 
 fn tell(pipeline: &Pipeline, report: &Report, log: &Log) {

@@ -3,19 +3,24 @@
 //! [`decide`] chooses between a first copy and a merge; [`initial`] and [`incremental`] spell the
 //! choice out. Nothing here connects, reads a file or looks at a clock.
 
+mod comparison;
 mod decision;
 mod incremental;
 mod initial;
 mod reading;
 mod shape;
 
-pub use decision::{Decision, Remembered, decide};
+pub use comparison::{
+    Comparison, Depth, Expected, Mending, Reconciliation, compare, describe, is_due, reconcile,
+    telling_columns,
+};
+pub use decision::{Decision, Remembered, decide, ready_to_compare};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
-pub use reading::{Since, since};
-pub use shape::{Shape, shape};
+pub use reading::{Since, since, unseen};
+pub use shape::{Shape, origin, shape};
 
-use crate::config::{Rule, Side};
+use crate::config::{Mode, Rule, Side};
 use crate::error::Error;
 use crate::receipt::Origin;
 use crate::sql::Qualified;
@@ -41,6 +46,10 @@ pub struct Situation<'a> {
     pub destination_version: u32,
     /// What a copy made now is made with.
     pub origin: &'a Origin,
+    /// Whether both servers keep text in UTF-8, so that its bytes can be compared.
+    pub utf8: bool,
+    /// Whether the source's snapshot is still needed when the plan has been carried out.
+    pub snapshot_kept: bool,
 }
 
 impl Situation<'_> {
@@ -69,6 +78,16 @@ impl Situation<'_> {
             there.unique_indexes.iter().any(|index| on_them(index) && !index.immediate)
         });
         !deferrable && (!self.shape.nullable_keys || self.nulls_not_distinct())
+    }
+
+    /// Whether versions of rows are kept that the source no longer has.
+    fn keeps_versions(&self) -> bool {
+        self.rule.mode == Mode::IncrementalAppend
+    }
+
+    /// The step that lets the source forget what only our snapshot still sees.
+    fn end_of_snapshot(&self) -> Option<Step> {
+        (!self.snapshot_kept).then(|| Step::source("end the snapshot", crate::sql::session::COMMIT))
     }
 
     /// The table of receipts.
@@ -118,10 +137,14 @@ pub struct Plan {
     pub details: Vec<String>,
     /// Before the rows travel.
     pub before: Vec<Step>,
-    /// The rows' way.
-    pub load: Load,
+    /// The rows' way; none where only what differs travels.
+    pub load: Option<Load>,
     /// After they have arrived.
     pub after: Vec<Step>,
+    /// Then, what the two sides find out about each other's rows.
+    pub reconciliation: Option<Reconciliation>,
+    /// At the end.
+    pub finish: Vec<Step>,
     /// Whether the steps are left out when no row travels.
     pub nothing_if_empty: bool,
 }

@@ -2,6 +2,7 @@
 //!
 //! The same content stands in the destination's `_sync_state` and in `sync-state/`.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, planted};
@@ -57,6 +58,14 @@ pub struct Progress {
     pub position: Option<Position>,
     /// Where the rows were stored then; what is new or was rewritten since is read whole.
     pub storage: Option<Vec<Storage>>,
+    /// When rows that the source no longer has were looked for last, where that is not done in
+    /// every sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconciled_at: Option<Timestamp>,
+    /// For a table that is compared by digests: the oldest transaction at the destination that may
+    /// write to it after this sync looked, in 64 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_xmin: Option<u64>,
 }
 
 impl Progress {
@@ -71,6 +80,7 @@ impl Progress {
         };
         self.watermark.start == newer.watermark.start
             && self.storage == newer.storage
+            && self.reconciled_at == newer.reconciled_at
             && history(self) == history(newer)
     }
 
@@ -90,7 +100,13 @@ impl Progress {
             }
             _ => Some(Vec::new()),
         };
-        Self { watermark: Watermark { start, pending: Vec::new() }, position, storage }
+        Self {
+            watermark: Watermark { start, pending: Vec::new() },
+            position,
+            storage,
+            reconciled_at: self.reconciled_at.min(other.reconciled_at),
+            destination_xmin: None,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What happened: for the log, for the webhook, and for the exit code.
 
+mod verdict;
+
 use std::io::Write;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
 use crate::plan::SyncType;
+
+pub use verdict::{code, document};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,7 +119,12 @@ impl Log {
             }
             (None, sync_type) => {
                 let rows = counted(table.row_count.unwrap_or_default());
-                let message = format!("{} sync done: {rows} in {seconds:.1} s", sync_type.name());
+                let deleted = match table.deleted_count {
+                    0 => String::new(),
+                    deleted => format!(", {deleted} deleted"),
+                };
+                let message =
+                    format!("{} sync done: {rows}{deleted} in {seconds:.1} s", sync_type.name());
                 self.line(Level::Info, Some(&table.name), &message, &facts);
             }
         }
@@ -169,7 +178,11 @@ impl Log {
                 format!("{dim}{time}{dim:#} {style}{level:7}{style:#} {rest}")
             }
         };
-        // Where stdout is closed the sync goes on all the same.
+        self.print(&text);
+    }
+
+    fn print(&self, text: &str) {
+        // Where stdout is closed the work goes on all the same.
         let _ = writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}");
     }
 }

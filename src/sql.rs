@@ -4,6 +4,7 @@ pub mod activity;
 pub mod catalog;
 pub mod copy;
 pub mod ddl;
+pub mod digest;
 pub mod merge;
 pub mod receipt;
 pub mod session;

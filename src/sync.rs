@@ -1,6 +1,5 @@
 //! Brings a destination in line with its source: the only file that knows the order of the steps.
 
-mod connections;
 mod marks;
 mod table;
 
@@ -10,57 +9,34 @@ use jiff::Timestamp;
 
 use crate::catalog;
 use crate::config::{Pipeline, Rule};
+use crate::connections::Connections;
 use crate::crash;
 use crate::db::{Server, Session};
-use crate::error::{Error, Kind, Result, did_you_mean};
-use crate::fault::{Fault, planted};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg_dump;
 use crate::plan::SyncType;
 use crate::report::{Log, Report, TableReport};
-use crate::sql::{self, Qualified, session};
+use crate::sql::{self, Qualified};
 use crate::table::RECEIPTS;
 
-use connections::Connections;
 use marks::Marks;
 use table::TableSync;
 
-/// The pauses before a table is tried again.
-const PAUSES: [Duration; 3] =
-    [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
-
 /// What one run is asked to do.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Request {
     /// Only these tables; all where empty.
     pub tables: Vec<String>,
     /// Copy every table whole.
     pub full_refresh: bool,
+    /// Look for rows that the source no longer has, whether it is time or not.
+    pub reconcile: bool,
+    /// Compare both sides afterwards.
+    pub verify: bool,
     /// Stop at the first table that fails.
     pub fail_fast: bool,
-}
-
-impl Request {
-    /// The rules this run is about, in the order of the file.
-    ///
-    /// Fails on a name that the pipeline does not have.
-    fn choose<'a>(&self, pipeline: &'a Pipeline) -> Result<Vec<&'a Rule>> {
-        let names = || pipeline.rules.iter().map(|rule| rule.name.as_str());
-        for wanted in &self.tables {
-            if names().any(|name| name == wanted) {
-                continue;
-            }
-            let error = Error::configuration(format!("tables-config.json has no table `{wanted}`"));
-            return Err(match did_you_mean(wanted, names()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => {
-                    error.hint(format!("its tables are {}", names().collect::<Vec<_>>().join(", ")))
-                }
-            });
-        }
-        let chosen = |rule: &&Rule| self.tables.is_empty() || self.tables.contains(&rule.name);
-        Ok(pipeline.rules.iter().filter(chosen).collect())
-    }
 }
 
 /// Syncs the tables of a pipeline, one after the other. A table that fails does not stop the rest.
@@ -73,7 +49,7 @@ pub fn run(
     interrupt: &Interrupt,
     log: &Log,
 ) -> Result<Report> {
-    let rules = request.choose(pipeline)?;
+    let rules = pipeline.choose(&request.tables)?;
     let started_at = Timestamp::now();
     let mut tables = Vec::new();
     let failure = Run::start(pipeline, request, interrupt, log, &rules)
@@ -89,12 +65,6 @@ pub fn run(
     let report = Report { pipeline, started_at, finished_at: Timestamp::now(), tables, failure };
     log.summary(&report);
     Ok(report)
-}
-
-/// Says why there is a pause, and how long it is.
-fn announce(log: &Log, table: Option<&str>, error: &Error, pause: Duration) {
-    let message = format!("{}; trying again in {} s", error.one_line(), pause.as_secs());
-    log.warning(table, &message);
 }
 
 fn untouched(rule: &Rule) -> TableReport {
@@ -133,17 +103,10 @@ impl<'a> Run<'a> {
         // A server that cannot be reached is not waited for; one that is lost later is.
         connections.both()?;
         crash::at("connected");
-        let mut pauses = PAUSES.into_iter();
-        let marks = loop {
-            let error = match prepare(pipeline, &mut connections, rules, log) {
-                Ok(marks) => break marks,
-                Err(error) => error,
-            };
-            connections.drop_both();
-            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
-            announce(log, None, &error, pause);
-            interrupt.sleep(pause)?;
-        };
+        let marks = connections.patiently(log, None, |connections| {
+            let (source, destination) = connections.both()?;
+            prepare(pipeline, source, destination, rules, log)
+        })?;
         crash::at("marks-taken");
         let pg_dump_unusable = pg_dump::unusable_for(connections.both()?.0.server.version);
         Ok(Self { pipeline, request, interrupt, log, connections, marks, pg_dump_unusable })
@@ -174,7 +137,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let mut report = untouched(rule);
         report.reason = None;
-        match self.patiently(rule, &mut report) {
+        match self.sync(rule, &mut report) {
             Ok(rows) => report.row_count = Some(rows),
             Err(error) if matches!(error.kind, Kind::Interrupted | Kind::Locked) => {
                 report.error = Some(error);
@@ -187,44 +150,27 @@ impl<'a> Run<'a> {
         report
     }
 
-    /// Syncs a table, and tries again where that may help.
-    fn patiently(&mut self, rule: &Rule, report: &mut TableReport) -> Result<u64> {
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            let error = match self.sync(rule, report) {
-                Err(error) if error.kind != Kind::Locked => error,
-                done => return done,
-            };
-            // Half-read results, locks and open transactions go with the sessions.
-            self.connections.drop_both();
-            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
-            announce(self.log, Some(&rule.name), &error, pause);
-            self.interrupt.sleep(pause)?;
-        }
-    }
-
-    /// Syncs a table under its lock and returns how many rows were copied or merged.
+    /// Syncs a table under its lock, and tries again where that may help. Returns how many rows
+    /// were copied or merged.
     fn sync(&mut self, rule: &Rule, report: &mut TableReport) -> Result<u64> {
-        let table = Qualified::new(&self.pipeline.destination.schema, &rule.destination_name);
-        let (source, destination) = self.connections.both()?;
-        let locked = destination.value("lock the table", &session::try_lock(&table))?;
-        if locked.as_deref() != Some("t") && !planted(Fault::NotLocked) {
-            return Err(Error::locked(format!("another run holds `{}`", table.plain())));
-        }
-        crash::at("locked");
-        let sync = TableSync {
-            pipeline: self.pipeline,
-            rule,
-            table: &table,
-            log: self.log,
-            marks: &self.marks,
-            pg_dump_unusable: self.pg_dump_unusable.as_deref(),
-            source,
-            destination,
-        };
-        let rows = sync.run(self.request.full_refresh, report)?;
-        self.connections.destination()?.run("unlock the table", &session::unlock(&table))?;
-        Ok(rows)
+        let Self { pipeline, request, log, connections, marks, pg_dump_unusable, .. } = self;
+        let table = Qualified::new(&pipeline.destination.schema, &rule.destination_name);
+        connections.patiently(log, Some(&rule.name), |connections| {
+            connections.locked(&table, |source, destination| {
+                let sync = TableSync {
+                    pipeline,
+                    rule,
+                    table: &table,
+                    log,
+                    marks,
+                    pg_dump_unusable: pg_dump_unusable.as_deref(),
+                    request,
+                    source,
+                    destination,
+                };
+                sync.run(report)
+            })
+        })
     }
 }
 
@@ -232,11 +178,11 @@ impl<'a> Run<'a> {
 /// of all tables.
 fn prepare(
     pipeline: &Pipeline,
-    connections: &mut Connections,
+    source: &mut Session,
+    destination: &mut Session,
     rules: &[&Rule],
     log: &Log,
 ) -> Result<Marks> {
-    let (source, destination) = connections.both()?;
     two_places(pipeline, &source.server, &destination.server)?;
     prepare_schema(destination, &pipeline.destination.schema)?;
     Marks::take(source, &pipeline.source.schema, rules, log)

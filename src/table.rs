@@ -9,6 +9,9 @@ use crate::sql::Qualified;
 /// The table in the destination that holds the receipts.
 pub const RECEIPTS: &str = "_sync_state";
 
+/// The column of a destination table that says since when the source no longer has the row.
+pub const DELETED_AT: &str = "_deleted_at";
+
 /// PostgreSQL cuts longer names off silently; this tool never lets it.
 pub const LONGEST_NAME_BYTES: usize = 63;
 
@@ -95,12 +98,37 @@ pub struct Storage {
 }
 
 /// The transactions that a snapshot sees, in 64 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Snapshot {
     /// All below have ended.
     pub xmin: u64,
     /// None from here on had begun to write.
     pub xmax: u64,
+    /// Those in between that had begun to write and had not ended, by the 32 bits that rows hold,
+    /// subtransactions included. A standby does not tell.
+    pub in_flight: Option<Vec<u32>>,
+}
+
+impl Snapshot {
+    /// Whose rows it does not see; unknown where that is not told, and not told where too many
+    /// would have to be remembered.
+    #[must_use]
+    pub fn unseen(&self) -> Option<Unseen> {
+        let in_flight = self.in_flight.as_ref().filter(|list| list.len() <= MOST_IN_FLIGHT)?;
+        Some(Unseen { from: self.xmax, in_flight: in_flight.clone() })
+    }
+}
+
+/// How many transactions in flight are remembered.
+const MOST_IN_FLIGHT: usize = 1000;
+
+/// The transactions whose rows a snapshot does not see.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Unseen {
+    /// All from here on, in 64 bits.
+    pub from: u64,
+    /// And these below, by the 32 bits that rows hold.
+    pub in_flight: Vec<u32>,
 }
 
 /// A column at the source.
@@ -209,6 +237,8 @@ pub struct DestinationTable {
     pub unlogged: bool,
     /// Whether it takes up space: false right after a TRUNCATE.
     pub written: bool,
+    /// How many rows it has, by the planner's statistics or its size.
+    pub estimated_rows: u64,
     /// In the order of the table, without dropped ones.
     pub columns: Vec<Column>,
     /// The valid unique indexes over all rows.

@@ -17,6 +17,12 @@ pub struct Rule {
     pub unique_columns: Option<Vec<String>>,
     /// What a sync does.
     pub mode: Mode,
+    /// What becomes of rows that the source no longer has.
+    pub deletes: Deletes,
+    /// How long until they are looked for again; without it, in every sync.
+    pub reconcile_every: Option<Duration>,
+    /// The greatest part of a table that one sync may remove or mark, in percent.
+    pub max_delete_percent: u8,
     /// What a changed schema leads to.
     pub on_schema_change: OnSchemaChange,
     /// Which columns travel.
@@ -37,6 +43,9 @@ pub(super) const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
 /// The longest wait that makes sense: transactions that take longer hold the watermark back, and
 /// nothing else.
 pub(super) const LONGEST_SETTLE: Duration = Duration::from_mins(10);
+
+/// What may be removed where the rule says nothing.
+pub(super) const DEFAULT_MAX_DELETE_PERCENT: u8 = 50;
 
 /// What grows when a row is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,13 +80,21 @@ pub enum Mode {
     /// Rows that changed are merged by the unique columns.
     #[default]
     IncrementalDeduped,
+    /// Every version of a row that is found is added, and none is ever changed.
+    IncrementalAppend,
     /// The table is copied whole every time.
     FullRefresh,
+    /// Both sides digest their rows, and only those that differ travel.
+    Diff,
 }
 
 impl Mode {
-    pub(super) const NAMES: [(&'static str, Self); 2] =
-        [("incremental-deduped", Self::IncrementalDeduped), ("full-refresh", Self::FullRefresh)];
+    pub(super) const NAMES: [(&'static str, Self); 4] = [
+        ("incremental-deduped", Self::IncrementalDeduped),
+        ("incremental-append", Self::IncrementalAppend),
+        ("full-refresh", Self::FullRefresh),
+        ("diff", Self::Diff),
+    ];
 
     /// The name in `tables-config.json` and in receipts.
     #[must_use]
@@ -89,10 +106,27 @@ impl Mode {
     #[must_use]
     pub fn has_key(self) -> bool {
         match self {
-            Self::IncrementalDeduped => true,
-            Self::FullRefresh => false,
+            Self::IncrementalDeduped | Self::IncrementalAppend => true,
+            Self::FullRefresh | Self::Diff => false,
         }
     }
+}
+
+/// What becomes of rows that the source no longer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deletes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are removed.
+    Remove,
+    /// They stay and get a time in `_deleted_at`.
+    Mark,
+}
+
+impl Deletes {
+    pub(super) const NAMES: [(&'static str, Self); 3] =
+        [("keep", Self::Keep), ("remove", Self::Remove), ("mark", Self::Mark)];
 }
 
 /// What a changed schema leads to.

@@ -6,18 +6,21 @@ use jiff::SignedDuration;
 use serde_json::{Map, Value};
 
 use super::rule::{
-    ColumnChoice, DEFAULT_SETTLE, InitialPath, LONGEST_SETTLE, Mode, OnSchemaChange,
-    ReplicationKey, Rule,
+    ColumnChoice, DEFAULT_MAX_DELETE_PERCENT, DEFAULT_SETTLE, Deletes, InitialPath, LONGEST_SETTLE,
+    Mode, OnSchemaChange, ReplicationKey, Rule,
 };
 use crate::error::did_you_mean;
 use crate::watermark::key::Lookback;
 
 /// The keys a table may have, in the order of the documentation.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 14] = [
     "name",
     "replication_key",
     "unique_cols",
     "mode",
+    "deletes",
+    "reconcile_every",
+    "max_delete_percent",
     "on_schema_change",
     "columns",
     "where",
@@ -150,10 +153,10 @@ impl Fields<'_> {
         let name = name.unwrap_or_default();
         let mode = self.choice("mode", &Mode::NAMES);
         let replication_key = self.name("replication_key").map(ReplicationKey::new);
-        if self.whole && mode == Mode::IncrementalDeduped && keyless {
+        if self.whole && mode.has_key() && keyless {
             self.mistake(
                 "`replication_key` is missing: name the column that grows when a row is written, \
-                 or \"xmin\", or set \"mode\" to \"full-refresh\"",
+                 or \"xmin\", or set \"mode\" to \"diff\" or \"full-refresh\"",
             );
         }
         Rule {
@@ -162,6 +165,9 @@ impl Fields<'_> {
             replication_key,
             unique_columns: self.unique_columns(),
             mode,
+            deletes: self.deletes(mode),
+            reconcile_every: self.duration("reconcile_every"),
+            max_delete_percent: self.max_delete_percent(),
             on_schema_change: self.choice("on_schema_change", &OnSchemaChange::NAMES),
             columns: self.columns(),
             filter: self.text("where").filter(|condition| !condition.trim().is_empty()),
@@ -169,6 +175,34 @@ impl Fields<'_> {
             lookback: self.lookback(),
             settle: self.settle(),
         }
+    }
+
+    /// A diff removes what the source no longer has, unless it is told not to.
+    fn deletes(&mut self, mode: Mode) -> Deletes {
+        let unsaid = self.object.get("deletes").is_none_or(Value::is_null);
+        let deletes = self.choice("deletes", &Deletes::NAMES);
+        match (mode, deletes) {
+            (Mode::Diff, _) if unsaid => return Deletes::Remove,
+            (Mode::IncrementalAppend, Deletes::Remove | Deletes::Mark) if self.whole => {
+                self.mistake("`deletes` must be `keep` where \"mode\" is \"incremental-append\", which never changes a row");
+            }
+            (Mode::FullRefresh, Deletes::Mark) if self.whole => {
+                self.mistake("`deletes` cannot be `mark` where \"mode\" is \"full-refresh\": a new copy has no row to mark");
+            }
+            _ => {}
+        }
+        deletes
+    }
+
+    fn max_delete_percent(&mut self) -> u8 {
+        let percent = match self.object.get("max_delete_percent") {
+            None | Some(Value::Null) => return DEFAULT_MAX_DELETE_PERCENT,
+            Some(value) => value.as_u64().and_then(|percent| u8::try_from(percent).ok()),
+        };
+        percent.filter(|percent| *percent <= 100).unwrap_or_else(|| {
+            self.mistake("`max_delete_percent` is not a whole number from 0 to 100");
+            DEFAULT_MAX_DELETE_PERCENT
+        })
     }
 
     fn lookback(&mut self) -> Option<Lookback> {

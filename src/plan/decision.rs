@@ -1,11 +1,11 @@
 //! First copy or merge?
 
-use super::{Situation, SyncType};
+use super::{Shape, Situation, SyncType};
 use crate::config::{Mode, OnSchemaChange};
 use crate::error::{Error, Result};
 use crate::mapping;
 use crate::receipt::{Progress, Receipt};
-use crate::table::{Column, DestinationTable, Kind};
+use crate::table::{Column, DELETED_AT, DestinationTable, Kind};
 
 /// What is known from earlier syncs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Decision {
     /// Rows that changed since are merged.
     Merge {
         /// How far the copy has come.
-        progress: Progress,
+        progress: Box<Progress>,
         /// Why, as the second half of a sentence.
         reason: String,
     },
@@ -60,7 +60,7 @@ pub fn decide(
     let asked = match (full_refresh, situation.rule.mode) {
         (true, _) => Some("--full-refresh was given"),
         (false, Mode::FullRefresh) => Some("its mode is full-refresh"),
-        (false, Mode::IncrementalDeduped) => None,
+        (false, Mode::IncrementalDeduped | Mode::IncrementalAppend | Mode::Diff) => None,
     };
     if let Some(reason) = asked {
         return Ok(Decision::Copy { sync_type: SyncType::FullRefresh, reason: reason.to_owned() });
@@ -68,12 +68,17 @@ pub fn decide(
     let Some(destination) = situation.destination else {
         return Ok(Decision::initial("there is no such table at the destination"));
     };
-    if situation.staging.is_none() {
-        let staging = situation.staging_name().name;
-        return Ok(Decision::initial(format!("there is no staging table `{staging}`")));
+    let missing = match (situation.staging, remembered) {
+        _ if situation.keeps_versions() => None,
+        (None, _) => Some(format!("there is no staging table `{}`", situation.staging_name().name)),
+        (Some(_), Remembered::Nothing(reason)) => Some(reason.clone()),
+        _ => None,
+    };
+    if let Some(reason) = missing {
+        return Ok(Decision::initial(reason));
     }
     let (progress, outdated) = match remembered {
-        Remembered::Nothing(reason) => return Ok(Decision::initial(reason.as_str())),
+        Remembered::Nothing(_) => (Progress::default(), None),
         Remembered::Receipt(receipt) => {
             (receipt.progress.clone(), receipt.origin.outdated_by(situation.origin))
         }
@@ -83,7 +88,7 @@ pub fn decide(
             (progress, None)
         }
     };
-    let schema_change = schema_change(&situation.shape.columns, &destination.columns);
+    let schema_change = schema_change(situation.shape, &destination.columns);
     if let Some(change) = &schema_change
         && situation.rule.on_schema_change == OnSchemaChange::Fail
     {
@@ -93,18 +98,65 @@ pub fn decide(
             situation.rule.name
         )));
     }
-    if let Some(reason) = outdated.or(schema_change) {
-        return Ok(Decision::initial(reason));
+    match outdated.or(schema_change) {
+        Some(reason) if situation.keeps_versions() => Err(would_lose_versions(situation, &reason)),
+        Some(reason) => Ok(Decision::initial(reason)),
+        None => {
+            let reason = reason(situation, remembered, &progress);
+            Ok(Decision::Merge { progress: Box::new(progress), reason })
+        }
     }
-    let reason = match (remembered, &progress.watermark.start) {
+}
+
+fn reason(situation: &Situation, remembered: &Remembered, progress: &Progress) -> String {
+    match (remembered, &progress.watermark.start) {
+        (Remembered::Nothing(why), _) => why.clone(),
         (Remembered::Predecessor { .. }, Some(key)) => {
             format!("taken over from the predecessor at {key}")
         }
         (_, Some(key)) => format!("from {key}"),
+        (_, None) if situation.rule.mode == Mode::Diff => "by digests".to_owned(),
         (_, None) if situation.shape.key.is_none() => "by xmin".to_owned(),
         (_, None) => "there is no watermark yet".to_owned(),
+    }
+}
+
+/// Fails where there is nothing at the destination that could be compared with the source.
+pub fn ready_to_compare(situation: &Situation) -> Result<()> {
+    let first = |error: Error| {
+        error.hint(format!(
+            "run `incremental-replication sync --table {}` first",
+            situation.rule.name
+        ))
     };
-    Ok(Decision::Merge { progress, reason })
+    let Some(destination) = situation.destination else {
+        return Err(first(Error::table(format!(
+            "there is no table `{}` at the destination",
+            situation.table.plain()
+        ))));
+    };
+    check_destination(situation)?;
+    let marked = destination.columns.iter().any(|column| column.name == DELETED_AT);
+    let unmarked = (situation.shape.marks && !marked)
+        .then(|| format!("the destination has no column `{DELETED_AT}`"));
+    match schema_change(situation.shape, &destination.columns).or(unmarked) {
+        Some(change) => Err(first(Error::table(format!("the schema changed: {change}")))),
+        None => Ok(()),
+    }
+}
+
+/// A new copy of a table that keeps versions is only made where it was asked for.
+fn would_lose_versions(situation: &Situation, reason: &str) -> Error {
+    Error::table(format!(
+        "a new copy is called for, and would lose the versions that only the destination has: \
+         {reason}"
+    ))
+    .hint(format!(
+        "rename `{}` at the destination to keep them, or run `incremental-replication sync --table \
+         {} --full-refresh` to give them up",
+        situation.table.plain(),
+        situation.rule.name
+    ))
 }
 
 fn check_destination(situation: &Situation) -> Result<()> {
@@ -150,9 +202,12 @@ fn in_the_way(name: &str, relation: &DestinationTable) -> Error {
 
 /// The first difference between what the destination shall look like and what it looks like, as
 /// the second half of a sentence. NOT NULL is not among them: it is changed in place.
-fn schema_change(wanted: &[Column], there: &[Column]) -> Option<String> {
-    for column in wanted {
+fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
+    let wanted = shape.destination_columns();
+    for column in &wanted {
         match there.iter().find(|other| other.name == column.name) {
+            // It is added in place.
+            None if shape.marks && column.name == DELETED_AT => {}
             None => return Some(format!("the destination has no column `{}`", column.name)),
             Some(other) if !mapping::same_type(&other.data_type, &column.data_type) => {
                 return Some(format!(

@@ -1,20 +1,23 @@
 //! The merge of what changed: into the staging table, from there by the unique columns.
 
 use super::initial::{own_index, write_receipt};
-use super::{Load, Outcome, Plan, Reading, Since, Situation, Step, SyncType};
+use super::shape::DELETED_AT_TYPE;
+use super::{Load, Outcome, Plan, Reading, Reconciliation, Since, Situation, Step, SyncType};
 use crate::fault::{Fault, planted};
 use crate::receipt::Receipt;
-use crate::sql::copy::copy_in;
+use crate::sql::copy::{Selection, copy_in};
 use crate::sql::{ddl, merge, session};
-use crate::table::{Column, own_index_name};
+use crate::table::{Column, DELETED_AT, DestinationTable, own_index_name};
 
 /// What a merge is made from beside the situation.
 #[derive(Clone, Debug)]
 pub struct Merge<'a> {
     /// Why, as the second half of a sentence.
     pub reason: String,
-    /// Which rows are read.
-    pub since: Since,
+    /// Which rows are read; none where only what differs is.
+    pub since: Option<Since>,
+    /// What the two sides find out about each other's rows, if anything.
+    pub reconciliation: Option<Reconciliation>,
     /// The receipt that it leaves.
     pub receipt: &'a Receipt,
     /// Whether the destination holds a receipt that says as much, so that there is nothing to
@@ -28,10 +31,7 @@ pub struct Merge<'a> {
 /// Plans a merge.
 #[must_use]
 pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
-    let Merge { reason, since, receipt, known, holding_null } = merge;
-    let shape = situation.shape;
-    let selection = shape.selection(situation.rule, situation.source, since.condition);
-    let staging = situation.staging_name();
+    let Merge { reason, since, reconciliation, receipt, known, holding_null } = merge;
     let changes = in_place_changes(situation);
     let new_not_nulls = columns_to_refuse_null(situation);
     // Where no row travels, those that hold NULL will go on holding it.
@@ -42,43 +42,76 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     if planted(Fault::ReceiptOutside) {
         before.insert(0, write_receipt(situation, receipt));
     }
-    let mut after = Vec::new();
-    if !shape.unique_at_source {
-        after.push(
-            Step::source(
-                &format!("merge `{}`: its unique columns are not unique at the source", situation.source.name.plain()),
-                selection.shared_key(&shape.unique_columns),
-            )
-            .result(Outcome::NoRow)
-            .hint("name columns in \"unique_cols\" that identify a row, or set \"mode\" to \"full-refresh\""),
-        );
-    }
-    after.push(Step::source("end the snapshot", session::COMMIT));
-    after.extend(merge_steps(situation));
-    if !planted(Fault::StagingKept) {
-        after.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
-    }
-    after.extend(new_not_nulls.iter().map(|column| refuse_null(situation, column)));
-    after.push(write_receipt(situation, receipt));
-    after.push(Step::destination("commit", session::COMMIT));
+    let (notes, details) = since
+        .as_ref()
+        .map(|since| (since.notes.clone(), since.details.clone()))
+        .unwrap_or_default();
+    // The snapshot ends as soon as the source has nothing more to say in it.
+    let end = situation.end_of_snapshot();
+    let (early, late) = if reconciliation.is_none() { (end, None) } else { (None, end) };
+    let (load, after) = match since {
+        Some(since) => read_and_merge(situation, since, early),
+        None => (None, Vec::new()),
+    };
+    let mut finish: Vec<Step> = late.into_iter().collect();
+    finish.extend(new_not_nulls.iter().map(|column| refuse_null(situation, column)));
+    finish.push(write_receipt(situation, receipt));
+    finish.push(Step::destination("commit", session::COMMIT));
     Plan {
         sync_type: SyncType::Incremental,
         reason,
-        notes: since.notes,
-        details: since.details,
+        notes,
+        details,
         before,
-        load: Load {
-            from: Reading::Copy(selection.copy_out(shape.format)),
-            into: copy_in(&staging, &shape.names(), shape.format, false),
-            format: shape.format,
-            hint: super::shape::filter_hint(situation.rule),
-        },
+        load,
         after,
+        reconciliation,
+        finish,
         nothing_if_empty,
     }
 }
 
-fn merge_steps(situation: &Situation) -> Vec<Step> {
+/// The way of the rows that changed, and what is done with them.
+fn read_and_merge(
+    situation: &Situation,
+    since: Since,
+    end_of_snapshot: Option<Step>,
+) -> (Option<Load>, Vec<Step>) {
+    let shape = situation.shape;
+    let selection = shape.selection(situation.rule, situation.source, since.condition);
+    let staging = situation.staging_name();
+    let mut steps = Vec::new();
+    if !shape.unique_at_source {
+        steps.push(no_shared_key(&selection, &shape.unique_columns));
+    }
+    steps.extend(end_of_snapshot);
+    steps.extend(merge_steps(situation));
+    if !planted(Fault::StagingKept) {
+        steps.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
+    }
+    let load = Load {
+        from: Reading::Copy(selection.copy_out(shape.format)),
+        into: copy_in(&staging, &shape.names(), shape.format, false),
+        format: shape.format,
+        hint: super::shape::filter_hint(situation.rule),
+    };
+    (Some(load), steps)
+}
+
+/// The step that fails where rows that are read share their unique columns.
+pub(super) fn no_shared_key(selection: &Selection, unique_columns: &[String]) -> Step {
+    let table = selection.table.plain();
+    Step::source(
+        &format!("merge `{table}`: its unique columns are not unique at the source"),
+        selection.shared_key(unique_columns),
+    )
+    .result(Outcome::NoRow)
+    .hint(
+        "name columns in \"unique_cols\" that identify a row, or set \"mode\" to \"full-refresh\"",
+    )
+}
+
+pub(super) fn merge_steps(situation: &Situation) -> Vec<Step> {
     let names = situation.shape.names();
     let staging = situation.staging_name();
     let merge = merge::Merge {
@@ -86,8 +119,14 @@ fn merge_steps(situation: &Situation) -> Vec<Step> {
         staging: &staging,
         columns: &names,
         unique_columns: &situation.shape.unique_columns,
+        nullable_keys: situation.shape.nullable_keys,
+        marks: situation.shape.marks,
     };
-    let statements = if situation.merges_by_index() {
+    let statements = if situation.keeps_versions() {
+        vec![merge.new_versions()]
+    } else if situation.shape.unique_columns.is_empty() {
+        vec![merge.all()]
+    } else if situation.merges_by_index() {
         vec![merge.by_unique_index()]
     } else {
         merge.by_comparison().to_vec()
@@ -98,9 +137,16 @@ fn merge_steps(situation: &Situation) -> Vec<Step> {
 }
 
 /// What must be put right before rows can be staged and merged.
-fn in_place_changes(situation: &Situation) -> Vec<Step> {
+pub(super) fn in_place_changes(situation: &Situation) -> Vec<Step> {
     let mut steps = Vec::new();
     let table = situation.table;
+    let marked = |there: &DestinationTable| there.columns.iter().any(|c| c.name == DELETED_AT);
+    if situation.shape.marks && !situation.destination.is_some_and(marked) {
+        steps.push(Step::destination(
+            &format!("add the column `{DELETED_AT}`"),
+            ddl::add_column(table, DELETED_AT, DELETED_AT_TYPE),
+        ));
+    }
     for (wanted, there) in matched(situation) {
         if there.not_null && !wanted.not_null && !planted(Fault::NotNullKept) {
             steps.push(Step::destination(
@@ -109,7 +155,10 @@ fn in_place_changes(situation: &Situation) -> Vec<Step> {
             ));
         }
     }
-    if situation.merges_by_index() && !has_fitting_index(situation) {
+    let by_index = situation.merges_by_index()
+        && !situation.keeps_versions()
+        && !situation.shape.unique_columns.is_empty();
+    if by_index && !has_fitting_index(situation) {
         let name = own_index_name(&table.name);
         steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
     }

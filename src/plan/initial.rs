@@ -48,7 +48,7 @@ pub fn initial(
     }
     before.push(Step::destination(
         &format!("create `{}`", situation.table.plain()),
-        ddl::create_table(&new, &situation.shape.columns),
+        ddl::create_table(&new, &situation.shape.destination_columns()),
     ));
     Ok(Plan {
         sync_type,
@@ -56,8 +56,13 @@ pub fn initial(
         notes: note.into_iter().collect(),
         details: Vec::new(),
         before,
-        load,
+        load: Some(load),
         after: after_load(situation, &new, first),
+        reconciliation: None,
+        finish: vec![
+            write_receipt(situation, first.receipt),
+            Step::destination("commit", session::COMMIT),
+        ],
         nothing_if_empty: false,
     })
 }
@@ -117,7 +122,7 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
 
 fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step> {
     let (table, shape) = (situation.table, situation.shape);
-    let mut steps = vec![Step::source("end the snapshot", session::COMMIT)];
+    let mut steps: Vec<Step> = situation.end_of_snapshot().into_iter().collect();
     let own_name = own_index_name(&table.name);
     let own_interim = format!("{}_unique", new.name);
     let kept: Vec<&Index> = first
@@ -130,7 +135,7 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     if has_own {
         steps.push(own_index(situation, new, &own_interim));
     }
-    if shape.nullable_keys && !situation.nulls_not_distinct() {
+    if shape.nullable_keys && !situation.nulls_not_distinct() && !situation.keeps_versions() {
         steps.push(no_shared_key(situation, new));
     }
     for statement in swap::prepare(new, &kept) {
@@ -138,7 +143,8 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     }
     steps.push(Step::destination("analyze the new table", ddl::analyze(new)));
     if let Some(dependents) = first.dependents {
-        let columns = shape.names();
+        let columns = shape.destination_columns();
+        let columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
         let others = dependents.references.iter().filter_map(|other| other.table.as_ref());
         let all: Vec<&Qualified> = std::iter::once(table).chain(others).collect();
         let purpose = format!("have `{}` for the moment of its replacement", table.plain());
@@ -168,8 +174,6 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         steps.push(Step::destination("name the unique index", rename));
     }
     steps.extend(super::incremental::renew_staging(situation));
-    steps.push(write_receipt(situation, first.receipt));
-    steps.push(Step::destination("commit", session::COMMIT));
     steps
 }
 
@@ -189,6 +193,9 @@ fn one_of_them_serves(situation: &Situation, kept: &[&Index]) -> bool {
 pub(super) fn own_index(situation: &Situation, table: &Qualified, name: &str) -> Step {
     let columns = &situation.shape.unique_columns;
     let purpose = format!("make the index on the unique columns ({})", columns.join(", "));
+    if situation.keeps_versions() {
+        return Step::destination(&purpose, ddl::create_index(name, table, columns));
+    }
     let nulls_not_distinct = situation.wants_nulls_not_distinct();
     Step::destination(&purpose, ddl::create_unique_index(name, table, columns, nulls_not_distinct))
         .hint(not_unique(situation))

@@ -3,7 +3,7 @@
 use crate::fault::{Fault, planted};
 use crate::receipt::Progress;
 use crate::sql::copy::or_in_tables;
-use crate::table::SourceTable;
+use crate::table::{SourceTable, Storage};
 use crate::watermark::key::Key;
 use crate::watermark::overlap::{self, Position};
 
@@ -65,6 +65,34 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
         or_in_tables(&condition, &moved)
     });
     since
+}
+
+/// The condition on rows that were written since the sync that left `before`, so that the next one
+/// reads them; none where nothing tells them.
+#[must_use]
+pub fn unseen(
+    before: &Progress,
+    key: Option<&Key>,
+    source: &SourceTable,
+    now: &Position,
+) -> Option<String> {
+    if planted(Fault::AllPending) {
+        return Some("true".to_owned());
+    }
+    let start = before.watermark.start.as_deref();
+    let above = key.zip(start).map(|(key, start)| format!("({})", key.from(start)));
+    let position = before.position.as_ref().filter(|_| source.lacks_xmin().is_none());
+    let newer = overlap::newer(position, now, source.snapshot.xmax).ok();
+    let conditions: Vec<String> = above.into_iter().chain(newer).collect();
+    if conditions.is_empty() {
+        return None;
+    }
+    let condition = conditions.join(" AND ");
+    let known = before.storage.as_deref().unwrap_or_default();
+    let new = |part: &&Storage| known.iter().all(|known| known.oid != part.oid);
+    let attached: Vec<u32> = source.storage.iter().filter(new).map(|part| part.oid).collect();
+    let told = before.storage.is_some() && source.readable && !attached.is_empty();
+    Some(if told { or_in_tables(&condition, &attached) } else { condition })
 }
 
 /// The tables with rows of this one that are new since, or whose rows were rewritten: attached

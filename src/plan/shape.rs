@@ -1,10 +1,12 @@
 //! What the destination table shall look like, from the source's table and the rule.
 
-use crate::config::{ColumnChoice, Mode, ReplicationKey, Rule};
+use crate::config::{ColumnChoice, Deletes, Mode, ReplicationKey, Rule};
+use crate::digest::Digested;
 use crate::error::{Error, Result, did_you_mean};
 use crate::mapping::{self, Transfer};
+use crate::receipt::{CopiedColumn, Origin, SourceIdentity};
 use crate::sql::copy::{Format, Selected, Selection};
-use crate::table::{Column, SourceColumn, SourceTable};
+use crate::table::{Column, DELETED_AT, SourceColumn, SourceTable};
 use crate::watermark::key::{KEY_TYPES, Key, KeyType};
 
 /// What the destination table shall look like, and how its rows are read.
@@ -14,6 +16,10 @@ pub struct Shape {
     pub columns: Vec<Column>,
     /// The same columns as the source's SELECT writes them.
     pub selected: Vec<Selected>,
+    /// The same columns as both sides digest them.
+    pub digested: Vec<Digested>,
+    /// Whether the destination has a column of its own that says what the source no longer has.
+    pub marks: bool,
     /// How rows travel when COPY reads them.
     pub format: Format,
     /// What identifies a row; empty only where no merge is needed.
@@ -49,12 +55,62 @@ impl Shape {
         }
     }
 
+    /// The destination's columns with the one of its own.
+    #[must_use]
+    pub fn destination_columns(&self) -> Vec<Column> {
+        let own = self.marks.then(|| Column {
+            name: DELETED_AT.to_owned(),
+            data_type: DELETED_AT_TYPE.to_owned(),
+            not_null: false,
+        });
+        self.columns.iter().cloned().chain(own).collect()
+    }
+
     /// Whether every value's text at the source is its text at the destination.
     #[must_use]
     pub fn needs_casts(&self) -> bool {
         self.selected.iter().any(|column| column.cast.is_some())
     }
 }
+
+/// What a copy made now is made with. `identity` is the source's system identifier, where the host
+/// tells it, and its database.
+#[must_use]
+pub fn origin(
+    rule: &Rule,
+    source: &SourceTable,
+    shape: &Shape,
+    identity: (Option<&str>, &str),
+) -> Origin {
+    let copied = |name: &str| {
+        let column = source.column(name)?;
+        Some(CopiedColumn {
+            name: column.name.clone(),
+            number: column.number,
+            data_type: column.data_type.declared.clone(),
+            parts: column.data_type.parts.clone(),
+            is_enum: column.data_type.is_enum(),
+        })
+    };
+    let key = rule.replication_key.as_ref().filter(|_| rule.mode.has_key());
+    Origin {
+        source: SourceIdentity {
+            system_identifier: identity.0.map(str::to_owned),
+            database: identity.1.to_owned(),
+            schema: source.name.schema.clone(),
+            table: source.name.name.clone(),
+        },
+        source_table_oid: source.oid,
+        mode: rule.mode.name().to_owned(),
+        replication_key: key.map(|key| key.name().to_owned()),
+        unique_columns: shape.unique_columns.clone(),
+        columns: shape.names().into_iter().filter_map(copied).collect(),
+        filter: rule.filter.clone(),
+    }
+}
+
+/// The type of [`DELETED_AT`], as `format_type` prints it.
+pub(super) const DELETED_AT_TYPE: &str = "timestamp with time zone";
 
 /// Works out the shape, or says what in the rule does not fit the source table.
 pub fn shape(rule: &Rule, source: &SourceTable, destination_version: u32) -> Result<Shape> {
@@ -68,6 +124,14 @@ pub fn shape(rule: &Rule, source: &SourceTable, destination_version: u32) -> Res
         .map(|column| (*column, mapping::map(&column.data_type, destination_version)))
         .collect();
     let unique_columns = unique_columns(rule, source)?;
+    let marks = rule.deletes == Deletes::Mark;
+    if marks && taken.iter().any(|column| column.name == DELETED_AT) {
+        return Err(Error::table(format!(
+            "`{}` has a column `{DELETED_AT}` of its own, where `deletes`: `mark` writes",
+            source.name.plain()
+        ))
+        .hint("set \"deletes\" to \"remove\", or leave the column out with \"columns\""));
+    }
     let binary = mapped.iter().all(|(_, mapped)| mapped.transfer == Transfer::Binary);
     Ok(Shape {
         columns: mapped
@@ -85,6 +149,11 @@ pub fn shape(rule: &Rule, source: &SourceTable, destination_version: u32) -> Res
                 cast: (mapped.transfer == Transfer::Cast).then(|| mapped.data_type.clone()),
             })
             .collect(),
+        digested: mapped
+            .iter()
+            .map(|(column, mapped)| Digested::new(&column.name, &column.data_type, mapped))
+            .collect(),
+        marks,
         format: if binary { Format::Binary } else { Format::Text },
         nullable_keys: taken.iter().any(|c| !c.not_null && unique_columns.contains(&c.name)),
         unique_at_source: source.guarantees_unique(&unique_columns),
@@ -148,8 +217,8 @@ fn unambiguous(source: &SourceTable, name: &str) -> Result<()> {
 
 fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {
     let name = match &rule.replication_key {
-        Some(ReplicationKey::Column(name)) if rule.mode != Mode::FullRefresh => name,
-        Some(ReplicationKey::Xmin) if rule.mode != Mode::FullRefresh => {
+        Some(ReplicationKey::Column(name)) if rule.mode.has_key() => name,
+        Some(ReplicationKey::Xmin) if rule.mode.has_key() => {
             return has_xmin(source).map(|()| None);
         }
         _ => return Ok(None),

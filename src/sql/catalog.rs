@@ -13,6 +13,7 @@ SELECT json_build_object(
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
   'process', pg_backend_pid(),
+  'utf8', current_setting('server_encoding') = 'UTF8',
   'in_recovery', pg_is_in_recovery())";
 
 /// The cluster's own number. Some hosts forbid the question.
@@ -138,7 +139,13 @@ SELECT json_build_object(
     SELECT FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind = 'f'),
   'snapshot', (
     SELECT json_build_object(
-      'xmin', pg_snapshot_xmin(now)::text::bigint, 'xmax', pg_snapshot_xmax(now)::text::bigint)
+      'xmin', pg_snapshot_xmin(now)::text::bigint, 'xmax', pg_snapshot_xmax(now)::text::bigint,
+      'in_flight', CASE WHEN NOT pg_is_in_recovery() THEN (
+        SELECT coalesce(json_agg(writer.xid ORDER BY writer.xid), '[]') FROM (
+          SELECT pg_snapshot_xip(now)::text::bigint % (1::bigint << 32)
+          UNION
+          SELECT transactionid::text::bigint FROM pg_locks
+          WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted) AS writer (xid)) END)
     FROM pg_current_snapshot() AS now))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN ({tables})",
@@ -175,6 +182,8 @@ SELECT json_build_object(
   'kind', c.relkind,
   'unlogged', c.relpersistence = 'u',
   'written', CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) > 0 ELSE false END,
+  'estimated_rows', CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint
+    WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / 100 ELSE 0 END,
   'columns', (
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,

@@ -65,6 +65,22 @@ pub fn create_unique_index(
     )
 }
 
+/// Makes an index on the unique columns, of which there may be several versions.
+#[must_use]
+pub fn create_index(name: &str, table: &Qualified, columns: &[String]) -> String {
+    format!(
+        "CREATE INDEX {} ON {table} ({})",
+        identifier(name),
+        identifiers(columns.iter().map(String::as_str)),
+    )
+}
+
+/// Adds a column that may be NULL, which writes no row.
+#[must_use]
+pub fn add_column(table: &Qualified, column: &str, data_type: &str) -> String {
+    format!("ALTER TABLE {table} ADD COLUMN {} {data_type}", identifier(column))
+}
+
 /// Gathers statistics for the planner.
 #[must_use]
 pub fn analyze(table: &Qualified) -> String {

@@ -2,6 +2,7 @@
 
 use super::{Qualified, identifier, identifiers};
 use crate::fault::{Fault, planted};
+use crate::table::DELETED_AT;
 
 /// What is merged.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,10 @@ pub struct Merge<'a> {
     pub columns: &'a [&'a str],
     /// The columns that identify a row.
     pub unique_columns: &'a [String],
+    /// Whether one of those may be NULL.
+    pub nullable_keys: bool,
+    /// Whether rows may be marked as deleted; one that comes back is not any more.
+    pub marks: bool,
 }
 
 impl Merge<'_> {
@@ -23,11 +28,6 @@ impl Merge<'_> {
     /// point, and takes 1.0 for 1.00 and 0 for -0.
     #[must_use]
     pub fn by_unique_index(&self) -> String {
-        let set: Vec<String> = self
-            .set()
-            .iter()
-            .map(|column| format!("{0} = excluded.{0}", identifier(column)))
-            .collect();
         format!(
             "INSERT INTO {table} AS destination ({columns})\n\
              SELECT {columns} FROM {staging}\n\
@@ -37,7 +37,7 @@ impl Merge<'_> {
             staging = self.staging,
             columns = identifiers(self.columns.iter().copied()),
             keys = identifiers(self.unique_columns.iter().map(String::as_str)),
-            set = set.join(", "),
+            set = self.set("excluded"),
             differ = self.differ("excluded"),
         )
     }
@@ -46,18 +46,13 @@ impl Merge<'_> {
     /// cannot hold NULL equal to NULL (before 15).
     #[must_use]
     pub fn by_comparison(&self) -> [String; 2] {
-        let set: Vec<String> = self
-            .set()
-            .iter()
-            .map(|column| format!("{0} = staged.{0}", identifier(column)))
-            .collect();
         let (table, staging) = (self.table, self.staging);
         let same = self.same_key();
         let columns = identifiers(self.columns.iter().copied());
         [
             format!(
                 "UPDATE {table} AS destination SET {}\nFROM {staging} AS staged\nWHERE {same}\nAND {}",
-                set.join(", "),
+                self.set("staged"),
                 self.differ("staged"),
             ),
             format!(
@@ -67,35 +62,73 @@ impl Merge<'_> {
         ]
     }
 
-    /// The columns that a merge sets.
-    fn set(&self) -> &[&str] {
-        match self.columns {
+    /// One statement that adds every staged row.
+    #[must_use]
+    pub fn all(&self) -> String {
+        let columns = identifiers(self.columns.iter().copied());
+        format!("INSERT INTO {} ({columns})\nSELECT {columns} FROM {}", self.table, self.staging)
+    }
+
+    /// One statement that adds every staged version of a row that is not there already, the same
+    /// to the last bit.
+    #[must_use]
+    pub fn new_versions(&self) -> String {
+        if planted(Fault::VersionAddedTwice) {
+            return self.all();
+        }
+        format!(
+            "{} AS staged\nWHERE NOT EXISTS (SELECT FROM {} AS destination\n  \
+             WHERE {} AND {} OPERATOR(pg_catalog.*=) {})",
+            self.all(),
+            self.table,
+            self.same_key(),
+            self.record("destination"),
+            self.record("staged"),
+        )
+    }
+
+    /// What a merge sets.
+    fn set(&self, other: &str) -> String {
+        let columns = match self.columns {
             [all_but_one @ .., _] if planted(Fault::ColumnForgotten) => all_but_one,
             all => all,
-        }
+        };
+        let marks = self.marks && !planted(Fault::MarkKept);
+        let unmarked = marks.then(|| format!("{} = NULL", identifier(DELETED_AT)));
+        let set = columns.iter().map(|column| {
+            let column = identifier(column);
+            format!("{column} = {other}.{column}")
+        });
+        set.chain(unmarked).collect::<Vec<_>>().join(", ")
+    }
+
+    fn record(&self, alias: &str) -> String {
+        let columns: Vec<String> =
+            self.columns.iter().map(|column| format!("{alias}.{}", identifier(column))).collect();
+        // Without the cast PostgreSQL would compare column by column, by other operators.
+        format!("ROW({})::record", columns.join(", "))
     }
 
     fn differ(&self, other: &str) -> String {
-        let of = |alias: &str| {
-            let columns: Vec<String> = self
-                .columns
-                .iter()
-                .map(|column| format!("{alias}.{}", identifier(column)))
-                .collect();
-            // Without the cast PostgreSQL would compare column by column, by other operators.
-            format!("ROW({})::record", columns.join(", "))
-        };
         let differs = if planted(Fault::EqualIsSame) {
             "IS DISTINCT FROM"
         } else {
             "OPERATOR(pg_catalog.*<>)"
         };
-        format!("{} {differs} {}", of("destination"), of(other))
+        let differ = format!("{} {differs} {}", self.record("destination"), self.record(other));
+        if self.marks && !planted(Fault::MarkKept) {
+            format!("({differ} OR destination.{} IS NOT NULL)", identifier(DELETED_AT))
+        } else {
+            differ
+        }
     }
 
     fn same_key(&self) -> String {
         let same = |column: &String| {
             let column = identifier(column);
+            if !self.nullable_keys {
+                return format!("destination.{column} = staged.{column}");
+            }
             format!(
                 "(destination.{column} = staged.{column} \
                  OR (destination.{column} IS NULL AND staged.{column} IS NULL))"

@@ -67,6 +67,9 @@ pub const EXPORT_SNAPSHOT: &str = "SELECT pg_export_snapshot()";
 /// Begins a transaction that writes.
 pub const BEGIN: &str = "BEGIN";
 
+/// Begins a transaction that writes, all of whose statements see the same rows of others.
+pub const BEGIN_CONSISTENT: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+
 /// Ends a transaction and keeps what it did.
 pub const COMMIT: &str = "COMMIT";
 
@@ -108,8 +111,11 @@ pub fn lock_exclusively(first: &[String], tables: &[&Qualified]) -> String {
 /// Marks the point to which a failed attempt goes back.
 pub const SAVEPOINT: &str = "SAVEPOINT attempt";
 
-/// Goes back to that point.
-pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT attempt";
+/// Forgets that point: what follows belongs to the transaction itself, and bears its id.
+pub const RELEASE_SAVEPOINT: &str = "RELEASE SAVEPOINT attempt";
+
+/// Goes back to that point, and forgets it.
+pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt";
 
 /// What a server process waits for, such as `Client` or `Lock`: one row while it is there.
 #[must_use]

@@ -1,21 +1,25 @@
 //! One table's sync, from its snapshot to its state file.
 
+use jiff::Timestamp;
+
+use super::Request;
 use super::marks::Marks;
 use crate::apply::{Application, Applied};
 use crate::catalog;
-use crate::config::{Pipeline, Rule};
+use crate::config::{Deletes, Mode, Pipeline, Rule};
 use crate::crash;
 use crate::db::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
-use crate::plan::{self, Decision, First, Merge, Plan, Shape, Situation, SyncType};
+use crate::plan::{
+    self, Decision, Depth, Expected, First, Merge, Plan, Reconciliation, Since, Situation, SyncType,
+};
 use crate::progress::Progress as Bar;
-use crate::receipt::{CopiedColumn, Origin, Progress, Receipt, SourceIdentity, VERSION};
+use crate::receipt::{Progress, Receipt, VERSION};
 use crate::report::{Log, TableReport, Verbosity};
-use crate::sql::{Qualified, session};
+use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
-use crate::table::{Kind, SourceTable, staging_name};
-use crate::watermark::overlap::Position;
+use crate::table::{SourceTable, staging_name};
 
 /// One table under its lock.
 pub(super) struct TableSync<'a> {
@@ -25,17 +29,20 @@ pub(super) struct TableSync<'a> {
     pub(super) log: &'a Log,
     pub(super) marks: &'a Marks,
     pub(super) pg_dump_unusable: Option<&'a str>,
+    pub(super) request: &'a Request,
     pub(super) source: &'a mut Session,
     pub(super) destination: &'a mut Session,
 }
 
 impl TableSync<'_> {
     /// Syncs the table and returns how many rows were copied or merged.
-    pub(super) fn run(mut self, full_refresh: bool, report: &mut TableReport) -> Result<u64> {
+    pub(super) fn run(mut self, report: &mut TableReport) -> Result<u64> {
         let source = self.open_snapshot()?;
         crash::at("snapshot-open");
         let shape = plan::shape(self.rule, &source, self.destination.server.version)?;
-        let origin = self.origin(&source, &shape);
+        let server = &self.source.server;
+        let identity = (server.system_identifier.as_deref(), server.database.as_str());
+        let origin = plan::origin(self.rule, &source, &shape, identity);
         let staging = staging_name(&self.table.name);
         let names = [self.table.name.as_str(), staging.as_str()];
         let [destination, staging] =
@@ -49,6 +56,8 @@ impl TableSync<'_> {
             staging: staging.as_ref(),
             destination_version: self.destination.server.version,
             origin: &origin,
+            utf8: self.source.server.utf8 && self.destination.server.utf8,
+            snapshot_kept: self.request.verify,
         };
         let found = state::remember(
             &self.pipeline.directory,
@@ -60,10 +69,10 @@ impl TableSync<'_> {
         for warning in &found.warnings {
             self.log.warning(Some(&self.rule.name), warning);
         }
-        let decision = plan::decide(&situation, &found.remembered, full_refresh)?;
+        let decision = plan::decide(&situation, &found.remembered, self.request.full_refresh)?;
         let (plan, receipt) = self.plan(&situation, decision, &found)?;
         crash::at("planned");
-        match self.apply(&plan, &receipt, &found, report) {
+        let rows = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) => {
                 self.open_snapshot()?;
                 let reason = "rows at the destination share their unique columns".to_owned();
@@ -72,60 +81,62 @@ impl TableSync<'_> {
                 self.apply(&plan, &receipt, &found, report)
             }
             done => done,
+        }?;
+        if self.request.verify {
+            self.verify(&situation)?;
         }
+        Ok(rows)
     }
 
-    /// Opens the source's transaction and reads the table's shape in it.
     fn open_snapshot(&mut self) -> Result<SourceTable> {
         let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
-        // What it is decides whether it can be locked, and is looked up before the snapshot.
-        let table = catalog::source_table(self.source, &name)?;
-        let lockable = table.readable && matches!(table.kind, Kind::Table | Kind::Partitioned);
-        let lock = lockable.then_some(&name);
-        self.source.run("lock the table", &session::begin_snapshot(lock))?;
-        catalog::source_table(self.source, &name)
+        catalog::open_snapshot(self.source, &name)
     }
 
-    fn origin(&self, source: &SourceTable, shape: &Shape) -> Origin {
-        let copied = |name: &str| {
-            let column = source.column(name)?;
-            Some(CopiedColumn {
-                name: column.name.clone(),
-                number: column.number,
-                data_type: column.data_type.declared.clone(),
-                parts: column.data_type.parts.clone(),
-                is_enum: column.data_type.is_enum(),
-            })
+    /// Compares both sides in the snapshot that was copied: nothing can be newer than the sync.
+    fn verify(&mut self, situation: &Situation) -> Result<()> {
+        let name = &self.rule.name;
+        let progress = Bar::start(name, self.log.verbosity > Verbosity::Quiet);
+        let mut application = Application {
+            source: self.source,
+            endpoint: &self.pipeline.source,
+            destination: self.destination,
+            log: self.log,
+            table: name,
+            progress: &progress,
         };
-        let key = self.rule.replication_key.as_ref().filter(|_| self.rule.mode.has_key());
-        Origin {
-            source: SourceIdentity {
-                system_identifier: self.source.server.system_identifier.clone(),
-                database: self.source.server.database.clone(),
-                schema: source.name.schema.clone(),
-                table: source.name.name.clone(),
-            },
-            source_table_oid: source.oid,
-            mode: self.rule.mode.name().to_owned(),
-            replication_key: key.map(|key| key.name().to_owned()),
-            unique_columns: shape.unique_columns.clone(),
-            columns: shape.names().into_iter().filter_map(copied).collect(),
-            filter: self.rule.filter.clone(),
+        let comparison = plan::compare(situation, Depth::Rows, Expected::Few, None);
+        application.destination.run("begin a transaction", session::BEGIN_CONSISTENT)?;
+        let compared = application.compare(&comparison)?;
+        application.destination.run("end the comparison", session::ROLLBACK)?;
+        application.source.run("end the snapshot", session::COMMIT)?;
+        let differences = compared.differences;
+        if differences.is_wrong() {
+            return Err(Error::table(format!(
+                "the copy is not right: {}",
+                differences.described()
+            ))
+            .hint(format!(
+                "run `incremental-replication verify --table {name}` to see which rows, and \
+                     add --repair to put them right"
+            )));
         }
-    }
-
-    /// Where the present snapshot stands, for a receipt with this watermark.
-    fn position(&self, source: &SourceTable, start: Option<String>) -> Position {
-        Position {
-            start,
-            system_identifier: self.source.server.system_identifier.clone(),
-            timeline: self.source.server.timeline.clone(),
-            snapshot_xmin: source.snapshot.xmin,
-        }
+        let said = match compared.source_rows {
+            Some(rows) => format!("verified: {rows} rows are equal"),
+            None => "verified: every row is there".to_owned(),
+        };
+        self.log.info(Some(name), &said);
+        Ok(())
     }
 
     /// The receipt of a sync that goes on from `before`.
-    fn receipt(&self, situation: &Situation, before: &Progress) -> Receipt {
+    fn receipt(
+        &self,
+        situation: &Situation,
+        before: &Progress,
+        reconciled_at: Option<Timestamp>,
+        destination_xmin: Option<u64>,
+    ) -> Receipt {
         let source = situation.source;
         let mark = self.marks.of(&self.rule.name, source.oid);
         let watermark = before.watermark.advance(mark, &self.marks.still_active);
@@ -134,9 +145,11 @@ impl TableSync<'_> {
             pipeline: self.pipeline.name.clone(),
             origin: situation.origin.clone(),
             progress: Progress {
-                position: Some(self.position(source, watermark.start.clone())),
+                position: Some(self.source.server.position(source, watermark.start.clone())),
                 watermark,
                 storage: Some(source.storage.clone()),
+                reconciled_at,
+                destination_xmin,
             },
         }
     }
@@ -149,10 +162,14 @@ impl TableSync<'_> {
     ) -> Result<(Plan, Receipt)> {
         match decision {
             Decision::Merge { progress, reason } => {
-                let receipt = self.receipt(situation, &progress);
-                let source = situation.source;
-                let key = situation.shape.key.as_ref();
-                let since = plan::since(&progress, key, source, &self.position(source, None));
+                let destination_xmin = self.destination_xmin()?;
+                let since = self.since(situation, &progress)?;
+                let reconciliation = self.reconciliation(situation, &progress, since.is_some());
+                let reconciled_at = match &reconciliation {
+                    Some(_) => self.now_if_spaced_out(),
+                    None => progress.reconciled_at,
+                };
+                let receipt = self.receipt(situation, &progress, reconciled_at, destination_xmin);
                 let known = found.receipt.as_ref().is_some_and(|there| {
                     there.origin == receipt.origin
                         && there.progress.serves_as_well_as(&receipt.progress)
@@ -161,11 +178,13 @@ impl TableSync<'_> {
                 let holding_null =
                     catalog::columns_holding_null(self.destination, self.table, &candidates)?;
                 let holding_null = &holding_null;
-                let merge = Merge { reason, since, receipt: &receipt, known, holding_null };
+                let merge =
+                    Merge { reason, since, reconciliation, receipt: &receipt, known, holding_null };
                 Ok((plan::incremental(situation, merge), receipt))
             }
             Decision::Copy { sync_type, reason } => {
-                let receipt = self.receipt(situation, &Progress::default());
+                let (now, xmin) = (self.now_if_spaced_out(), self.destination_xmin()?);
+                let receipt = self.receipt(situation, &Progress::default(), now, xmin);
                 let dependents = match situation.destination {
                     Some(_) => catalog::dependents(self.destination, self.table)?,
                     None => None,
@@ -179,6 +198,62 @@ impl TableSync<'_> {
                 Ok((plan::initial(situation, sync_type, reason, &first)?, receipt))
             }
         }
+    }
+
+    /// Which rows are read because they are newer than the last sync; none where all are compared.
+    ///
+    /// A diff that knows that nobody else has written to its destination since needs to look for
+    /// no difference but those that the source has made.
+    fn since(&mut self, situation: &Situation, before: &Progress) -> Result<Option<Since>> {
+        let (source, key) = (situation.source, situation.shape.key.as_ref());
+        let since = plan::since(before, key, source, &self.source.server.position(source, None));
+        if self.rule.mode != Mode::Diff {
+            return Ok(Some(since));
+        }
+        let (Some(from), Some(_)) = (before.destination_xmin, &since.condition) else {
+            return Ok(None);
+        };
+        let sql = digest::written_since(self.table, &situation.receipts(), from);
+        let written = self.destination.value("look for rows of others", &sql)?;
+        Ok((written.as_deref() == Some("f")).then_some(since))
+    }
+
+    /// What a receipt says of the destination, so that the next diff knows whether anybody else
+    /// has written to it.
+    fn destination_xmin(&mut self) -> Result<Option<u64>> {
+        if self.rule.mode != Mode::Diff {
+            return Ok(None);
+        }
+        let oldest =
+            self.destination.value("ask for transactions in flight", digest::OLDEST_IN_FLIGHT)?;
+        Ok(oldest.and_then(|oldest| oldest.parse().ok()))
+    }
+
+    /// What the two sides are to find out about each other's rows in this sync, if anything.
+    fn reconciliation(
+        &self,
+        situation: &Situation,
+        before: &Progress,
+        newer_are_read: bool,
+    ) -> Option<Reconciliation> {
+        let (depth, expected) = match self.rule.mode {
+            Mode::Diff if newer_are_read => (Depth::Keys, Expected::Few),
+            Mode::Diff => (Depth::Rows, Expected::Many),
+            Mode::IncrementalDeduped => {
+                let (asked, last) = (self.request.reconcile, before.reconciled_at);
+                let due = plan::is_due(self.rule, asked, last, Timestamp::now());
+                due.then_some((Depth::Keys, Expected::Few))?
+            }
+            Mode::IncrementalAppend | Mode::FullRefresh => return None,
+        };
+        let comparison = plan::compare(situation, depth, expected, None);
+        Some(plan::reconcile(situation, comparison, self.rule.deletes))
+    }
+
+    /// What a receipt says of the time of a reconcile: nothing where each sync does one.
+    fn now_if_spaced_out(&self) -> Option<Timestamp> {
+        let spaced_out = self.rule.deletes != Deletes::Keep && self.rule.mode != Mode::Diff;
+        self.rule.reconcile_every.filter(|_| spaced_out).map(|_| Timestamp::now())
     }
 
     fn apply(
@@ -213,12 +288,15 @@ impl TableSync<'_> {
         .run(plan)?;
         let directory = &self.pipeline.directory;
         match applied {
-            Applied::Rows(rows) => {
+            Applied::Rows { written, deleted } => {
+                report.deleted_count = deleted;
                 state::write_file(directory, &self.table.name, receipt)?;
-                Ok(rows)
+                Ok(written)
             }
             Applied::Nothing => {
-                self.source.run("end the snapshot", session::COMMIT)?;
+                if !self.request.verify {
+                    self.source.run("end the snapshot", session::COMMIT)?;
+                }
                 if let Some(receipt) = found.receipt.as_ref().filter(|_| !found.file_repeats_it) {
                     state::write_file(directory, &self.table.name, receipt)?;
                 }

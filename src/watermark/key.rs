@@ -151,6 +151,12 @@ impl Key {
     pub fn since(&self, watermark: &str) -> String {
         copy::from_key(&self.column, watermark, &self.sql_type, self.lookback.as_deref())
     }
+
+    /// The same without the lookback.
+    #[must_use]
+    pub fn from(&self, watermark: &str) -> String {
+        copy::from_key(&self.column, watermark, &self.sql_type, None)
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, planted};
+use crate::table::Unseen;
 
 /// From this distance on, older and younger can no longer be told apart.
 const HALF_OF_THE_IDS: u64 = 1 << 31;
@@ -27,6 +28,10 @@ pub struct Position {
     /// The watermark that was written with it. Somebody who sets a watermark back wants rows to
     /// be read again, and this position would keep them back.
     pub start: Option<String>,
+    /// Whose rows it did not see, exactly but for a subtransaction that ended at that very moment:
+    /// good enough to tell what is newer, and not to leave rows out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
 }
 
 /// The condition that keeps unchanged rows back, or why there can be none. `now` is the present
@@ -59,6 +64,18 @@ pub fn condition(before: Option<&Position>, now: &Position, next: u64) -> Result
     Ok(format!("age(xmin) <= age('{xmin}'::xid)"))
 }
 
+/// The condition on rows that the earlier snapshot did not see, or why there can be none.
+pub fn newer(before: Option<&Position>, now: &Position, next: u64) -> Result<String, String> {
+    let recent = condition(before, now, next)?;
+    let Some(unseen) = before.and_then(|before| before.unseen.as_ref()) else { return Ok(recent) };
+    let from = unseen.from % (1 << 32);
+    let in_flight: Vec<String> = unseen.in_flight.iter().map(u32::to_string).collect();
+    let in_flight = in_flight.join(",");
+    Ok(format!(
+        "{recent} AND (age(xmin) <= age('{from}'::xid) OR xmin = ANY ('{{{in_flight}}}'::xid[]))"
+    ))
+}
+
 /// Whether the source was restored or failed over between two syncs, so that rows may be gone
 /// that were copied.
 #[must_use]
@@ -81,7 +98,23 @@ mod tests {
             timeline: Some("1".to_owned()),
             snapshot_xmin: xmin,
             start: None,
+            unseen: None,
         }
+    }
+
+    #[test]
+    fn what_is_newer_was_in_flight_or_began_later() {
+        let unseen = Some(Unseen { from: (5 << 32) + 80, in_flight: vec![77, 79] });
+        let before = Position { unseen, ..position((5 << 32) + 77) };
+        assert_eq!(
+            newer(Some(&before), &position(0), (5 << 32) + 99).unwrap(),
+            "age(xmin) <= age('77'::xid) AND (age(xmin) <= age('80'::xid) OR xmin = ANY ('{77,79}'::xid[]))"
+        );
+        let before = position((5 << 32) + 77);
+        assert_eq!(
+            newer(Some(&before), &position(0), (5 << 32) + 99).unwrap(),
+            "age(xmin) <= age('77'::xid)"
+        );
     }
 
     #[test]

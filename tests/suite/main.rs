@@ -8,19 +8,23 @@
 
 mod support;
 
+mod append;
 mod command;
 mod convergence;
 mod crash;
+mod diff;
 mod faults;
 mod incremental;
 mod initial;
 mod network;
 #[cfg(feature = "planted-faults")]
 mod planted;
+mod reconcile;
 mod regressions;
 mod state;
 mod statements;
 mod swap;
 mod tls;
 mod types;
+mod verify;
 mod watermark;

@@ -4,11 +4,16 @@
 use std::io::Read;
 
 use incremental_replication::config::{
-    ColumnChoice, InitialPath, Mode, OnSchemaChange, ReplicationKey, Rule, Side,
+    ColumnChoice, Deletes, InitialPath, Mode, OnSchemaChange, ReplicationKey, Rule, Side,
 };
-use incremental_replication::plan::{self, First, Merge, Plan, Reading, Situation, SyncType};
+use incremental_replication::digest::{Bucket, Buckets};
+use incremental_replication::plan::{
+    self, Comparison, Depth, Expected, First, Load, Merge, Plan, Reading, Reconciliation,
+    Situation, Step, SyncType,
+};
 use incremental_replication::receipt::{Origin, Progress, Receipt, SourceIdentity};
-use incremental_replication::sql::{Qualified, catalog};
+use incremental_replication::sql::digest::Digest;
+use incremental_replication::sql::{Qualified, catalog, digest};
 use incremental_replication::table::dependent::Dependents;
 use incremental_replication::table::{DestinationTable, SourceTable};
 use incremental_replication::watermark::Watermark;
@@ -27,6 +32,9 @@ fn rule(name: &str, key: &str) -> Rule {
         replication_key: Some(ReplicationKey::Column(key.to_owned())),
         unique_columns: None,
         mode: Mode::IncrementalDeduped,
+        deletes: Deletes::Keep,
+        reconcile_every: None,
+        max_delete_percent: 50,
         on_schema_change: OnSchemaChange::Resync,
         columns: ColumnChoice::All,
         filter: None,
@@ -99,6 +107,8 @@ impl Facts {
             staging: self.staging.as_ref(),
             destination_version: self.version,
             origin: &origin,
+            utf8: true,
+            snapshot_kept: false,
         };
         let receipt = Receipt {
             version: 1,
@@ -112,16 +122,33 @@ impl Facts {
                 timeline: Some("1".to_owned()),
                 snapshot_xmin: 700,
                 start: Some(watermark.to_owned()),
+                unseen: None,
             };
             let before = Progress {
                 watermark: Watermark { start: Some(watermark.to_owned()), pending: Vec::new() },
                 position: Some(now.clone()),
                 storage: Some(self.source.storage.clone()),
+                reconciled_at: None,
+                destination_xmin: None,
             };
             let since = plan::since(&before, shape.key.as_ref(), &self.source, &now);
-            let reason = format!("from {watermark}");
-            let holding_null = &[];
-            let merge = Merge { reason, since, receipt: &receipt, known: true, holding_null };
+            let depth = match (self.rule.mode, self.rule.deletes) {
+                (Mode::Diff, _) => Some(Depth::Rows),
+                (_, Deletes::Keep) => None,
+                _ => Some(Depth::Keys),
+            };
+            let reconciliation = depth.map(|depth| {
+                let comparison = plan::compare(&situation, depth, Expected::Few, None);
+                plan::reconcile(&situation, comparison, self.rule.deletes)
+            });
+            let merge = Merge {
+                reason: format!("from {watermark}"),
+                since: (self.rule.mode != Mode::Diff).then_some(since),
+                reconciliation,
+                receipt: &receipt,
+                known: true,
+                holding_null: &[],
+            };
             return plan::incremental(&situation, merge);
         }
         let first = First {
@@ -142,46 +169,122 @@ fn shown(plan: &Plan) -> String {
         format!("{}: {} [{:?}]\n{}", step.on, step.purpose, step.result, step.sql)
     };
     lines.extend(plan.before.iter().map(step));
-    lines.push(match &plan.load.from {
+    lines.extend(plan.load.iter().flat_map(way));
+    lines.extend(plan.after.iter().map(step));
+    if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {
+        let text = |(side, sql): &(Side, String)| format!("{side}: reconcile\n{sql}");
+        lines.extend(compared(comparison).iter().map(text));
+        lines.extend(
+            mended(&comparison.destination, mending.extra)
+                .into_iter()
+                .map(|sql| format!("destination: reconcile\n{sql}")),
+        );
+        let wanted = comparison.source.wanted(&[-1, 7]);
+        lines.extend(mending.no_shared_key(&wanted).iter().map(step));
+        lines.extend(way(&mending.fetch(&wanted)));
+        lines.extend(mending.merge.iter().map(step));
+    }
+    lines.extend(plan.finish.iter().map(step));
+    lines.join("\n\n")
+}
+
+/// The way of rows as a person reads it.
+fn way(load: &Load) -> [String; 2] {
+    let from = match &load.from {
         Reading::Copy(query) => format!("source: read\n{query}"),
         Reading::PgDump { table, columns, without } => {
             format!("source: read by pg_dump\n{table} {columns:?} without {without:?}")
         }
-    });
-    lines.push(format!("destination: write\n{}", plan.load.into));
-    lines.extend(plan.after.iter().map(step));
-    lines.join("\n\n")
+    };
+    [from, format!("destination: write\n{}", load.into)]
+}
+
+/// The statements of a comparison in which one of two buckets differs.
+fn compared(comparison: &Comparison) -> Vec<(Side, String)> {
+    let one = Bucket { number: 1, rows: 1, sum: 1 };
+    let buckets = Buckets::differing(2, &[one], &[]);
+    let pending = Some("tableoid > 7");
+    vec![
+        (Side::Source, comparison.source.per_bucket(2)),
+        (Side::Destination, comparison.destination.per_bucket(2)),
+        (Side::Destination, digest::stage_digests()),
+        (Side::Source, comparison.source.per_row(&buckets, pending)),
+        (Side::Destination, digest::copy_digests()),
+        (Side::Destination, comparison.destination.compare(&buckets, comparison.versions)),
+        (Side::Destination, digest::count_differences()),
+        (Side::Destination, digest::wanted_digests(Some(-5), 10)),
+        (Side::Destination, digest::examples(digest::Kind::Different, 5)),
+    ]
+}
+
+/// The statements that put right what must not be there.
+fn mended(digest: &Digest, extra: Deletes) -> Vec<String> {
+    match extra {
+        Deletes::Remove => vec![digest.remove()],
+        Deletes::Mark => vec![digest.mark(), digest.remove_doubled()],
+        Deletes::Keep => vec![digest.remove_doubled()],
+    }
 }
 
 /// Runs every statement of a plan, with no rows on the way.
 fn run(case: &mut Case, plan: &Plan) {
     case.at_source("BEGIN");
-    if let Reading::Copy(query) = &plan.load.from {
-        let mut rows = Vec::new();
-        case.source
-            .copy_out(query.as_str())
-            .expect("COPY TO")
-            .read_to_end(&mut rows)
-            .expect("rows");
+    run_steps(case, &plan.before);
+    if let Some(load) = &plan.load {
+        run_load(case, load);
     }
-    for step in &plan.before {
-        case.at_destination(&step.sql);
+    run_steps(case, &plan.after);
+    if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {
+        for (side, sql) in compared(comparison) {
+            match side {
+                Side::Source => run_copy_out(case, &sql),
+                Side::Destination if sql.contains("FROM STDIN") => run_copy_in(case, &sql),
+                Side::Destination if sql.starts_with("COPY") => {
+                    drop(case.destination.copy_out(sql.as_str()).expect("COPY TO"));
+                }
+                Side::Destination => case.at_destination(&sql),
+            }
+        }
+        for sql in mended(&comparison.destination, mending.extra) {
+            case.at_destination(&sql);
+        }
+        let wanted = comparison.source.wanted(&[-1, 7]);
+        let check: Vec<Step> = mending.no_shared_key(&wanted).into_iter().collect();
+        run_steps(case, &check);
+        run_load(case, &mending.fetch(&wanted));
+        run_steps(case, &mending.merge);
     }
-    let into = plan.load.into.as_str();
-    if into.contains("(FORMAT binary") {
-        let mut writer = case.destination.copy_in(into).expect("COPY FROM");
-        let nothing = [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0xff; 2]].concat();
-        std::io::Write::write_all(&mut writer, &nothing).expect("a header");
-        writer.finish().expect("no rows");
-    } else {
-        case.destination.copy_in(into).expect("COPY FROM").finish().expect("no rows");
-    }
-    for step in &plan.after {
+    run_steps(case, &plan.finish);
+}
+
+fn run_steps(case: &mut Case, steps: &[Step]) {
+    for step in steps {
         match step.on {
             Side::Source => case.at_source(&step.sql),
             Side::Destination => case.at_destination(&step.sql),
         }
     }
+}
+
+fn run_load(case: &mut Case, load: &Load) {
+    if let Reading::Copy(query) = &load.from {
+        run_copy_out(case, query);
+    }
+    run_copy_in(case, &load.into);
+}
+
+fn run_copy_out(case: &mut Case, query: &str) {
+    let mut rows = Vec::new();
+    case.source.copy_out(query).expect("COPY TO").read_to_end(&mut rows).expect("rows");
+}
+
+fn run_copy_in(case: &mut Case, into: &str) {
+    let mut writer = case.destination.copy_in(into).expect("COPY FROM");
+    if into.contains("(FORMAT binary") {
+        let nothing = [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0xff; 2]].concat();
+        std::io::Write::write_all(&mut writer, &nothing).expect("a header");
+    }
+    writer.finish().expect("no rows");
 }
 
 /// Pins the first copy and the merge that follows it, and runs both.
@@ -254,6 +357,49 @@ fn chosen_columns_and_a_filter() {
     rule.filter = Some("id > 0 -- all".to_owned());
     let setup = "CREATE TABLE people (id int PRIMARY KEY, name text, secret text, at int)";
     check("columns_and_filter", setup, rule, "7", 15_00_00);
+}
+
+#[test]
+fn deletes_that_are_removed() {
+    let mut rule = rule("orders", "at");
+    rule.deletes = Deletes::Remove;
+    let setup =
+        "CREATE TABLE orders (id int, code text, note text, at int, PRIMARY KEY (id, code))";
+    check("deletes_removed", setup, rule, "7", 15_00_00);
+}
+
+#[test]
+fn deletes_that_are_marked() {
+    let mut rule = rule("orders", "at");
+    rule.deletes = Deletes::Mark;
+    rule.unique_columns = Some(vec!["id".to_owned()]);
+    let setup = "CREATE TABLE orders (id int, note text, at int)";
+    check("deletes_marked", setup, rule.clone(), "7", 15_00_00);
+    check("deletes_marked_before_15", setup, rule, "7", 14_00_00);
+}
+
+#[test]
+fn versions_that_are_added() {
+    let mut rule = rule("orders", "at");
+    rule.mode = Mode::IncrementalAppend;
+    let setup = "CREATE TABLE orders (id int PRIMARY KEY, note text, at int)";
+    check("append", setup, rule, "7", 15_00_00);
+}
+
+#[test]
+fn rows_that_differ() {
+    let mut rule = rule("families", "at");
+    rule.mode = Mode::Diff;
+    rule.replication_key = None;
+    rule.deletes = Deletes::Remove;
+    rule.filter = Some("families.id > 0".to_owned());
+    let setup = "
+        CREATE TYPE mood AS ENUM ('sad'); CREATE DOMAIN percent AS numeric(5,2); CREATE TYPE pair AS (a int, b int);
+        CREATE TABLE families (
+            id int PRIMARY KEY, number numeric(12,2), real_number real, double_number double precision,
+            words text[], ranged int4range, feeling mood, feelings mood[], share percent, shares percent[],
+            couple pair, class regclass, search tsquery, markup xml, place point, span interval, code \"char\")";
+    check("diff", setup, rule, "7", 15_00_00);
 }
 
 #[test]

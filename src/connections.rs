@@ -1,0 +1,116 @@
+//! The two sessions of a run, made when they are needed and made again when they are gone.
+
+use std::time::Duration;
+
+use crate::config::{Endpoint, Pipeline};
+use crate::crash;
+use crate::db::Session;
+use crate::error::{Error, Kind, Result};
+use crate::fault::{Fault, planted};
+use crate::interrupt::Interrupt;
+use crate::report::Log;
+use crate::sql::{Qualified, session};
+
+/// The pauses before something is tried again.
+const PAUSES: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
+
+/// The two sessions of a run.
+pub struct Connections<'a> {
+    pipeline: &'a Pipeline,
+    interrupt: &'a Interrupt,
+    source: Option<Session>,
+    destination: Option<Session>,
+}
+
+impl<'a> Connections<'a> {
+    /// None yet.
+    #[must_use]
+    pub fn new(pipeline: &'a Pipeline, interrupt: &'a Interrupt) -> Self {
+        Self { pipeline, interrupt, source: None, destination: None }
+    }
+
+    /// The source's session and the destination's.
+    pub fn both(&mut self) -> Result<(&mut Session, &mut Session)> {
+        let Self { pipeline, interrupt, source, destination } = self;
+        let source = alive(source, &pipeline.source, interrupt)?;
+        let destination = alive(destination, &pipeline.destination, interrupt)?;
+        Ok((source, destination))
+    }
+
+    /// Ends both sessions; locks, transactions and half-read results end with them.
+    fn drop_both(&mut self) {
+        self.source = None;
+        self.destination = None;
+    }
+
+    /// Does something, and tries it again where that may help. What is left of a failure, such as
+    /// half-read results and open transactions, ends with the sessions.
+    pub fn patiently<T>(
+        &mut self,
+        log: &Log,
+        table: Option<&str>,
+        mut work: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let error = match work(self) {
+                Err(error) if error.kind != Kind::Locked => error,
+                done => return done,
+            };
+            self.drop_both();
+            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
+            let seconds = pause.as_secs();
+            log.warning(table, &format!("{}; trying again in {seconds} s", error.one_line()));
+            self.interrupt.sleep(pause)?;
+        }
+    }
+
+    /// Does something under the lock that keeps two runs from one table of the destination.
+    ///
+    /// Fails where another run holds it.
+    pub fn locked<T>(
+        &mut self,
+        table: &Qualified,
+        work: impl FnOnce(&mut Session, &mut Session) -> Result<T>,
+    ) -> Result<T> {
+        let (source, destination) = self.both()?;
+        let locked = destination.value("lock the table", &session::try_lock(table))?;
+        if locked.as_deref() != Some("t") && !planted(Fault::NotLocked) {
+            return Err(Error::locked(format!("another run holds `{}`", table.plain())));
+        }
+        crash::at("locked");
+        let done = work(source, destination)?;
+        destination.run("unlock the table", &session::unlock(table))?;
+        Ok(done)
+    }
+}
+
+fn alive<'s>(
+    slot: &'s mut Option<Session>,
+    endpoint: &Endpoint,
+    interrupt: &Interrupt,
+) -> Result<&'s mut Session> {
+    match slot.take().filter(|session| !session.is_closed()) {
+        Some(session) => Ok(slot.insert(session)),
+        None => Ok(slot.insert(connect(endpoint, interrupt)?)),
+    }
+}
+
+/// Connects, and waits a little for a server that is about to be ready.
+fn connect(endpoint: &Endpoint, interrupt: &Interrupt) -> Result<Session> {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let error = match Session::connect(endpoint, interrupt) {
+            Err(error) if not_ready(&error) => error,
+            done => return done,
+        };
+        let Some(pause) = pauses.next() else { return Err(error) };
+        interrupt.sleep(pause)?;
+    }
+}
+
+/// The server answers, but it is starting or stopping, or its sessions are all taken.
+fn not_ready(error: &Error) -> bool {
+    error.sqlstate.is_some() && error.may_pass()
+}

@@ -1,0 +1,286 @@
+//! Which digests the two sides compare, and what is done about rows that differ.
+
+use jiff::Timestamp;
+
+use super::{Load, Reading, Situation, Step};
+use crate::config::{Deletes, Rule, Side};
+use crate::digest::{self, Digested};
+use crate::error::Error;
+use crate::fault::{Fault, planted};
+use crate::sql::copy::{Format, Selection, copy_in};
+use crate::sql::digest::Digest;
+use crate::sql::{ddl, identifier};
+use crate::table::DELETED_AT;
+
+/// How much of a row is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Its unique columns: which rows there are.
+    Keys,
+    /// All that is copied.
+    Rows,
+}
+
+/// How many rows are expected to differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A few, so that few buckets are looked into.
+    Few,
+    /// Many, all over the table.
+    Many,
+}
+
+impl Expected {
+    /// So many rows share a bucket. Fewer make the list of all buckets longer, more make those
+    /// longer that are looked into.
+    fn rows_per_bucket(self) -> u64 {
+        match self {
+            Self::Few => 256,
+            Self::Many => 16,
+        }
+    }
+}
+
+/// What the two sides digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// At the source.
+    pub source: Digest,
+    /// At the destination.
+    pub destination: Digest,
+    /// Into how many buckets.
+    pub buckets: u32,
+    /// Whether the destination keeps versions of rows that the source no longer has.
+    pub versions: bool,
+    /// The source's condition on rows that the next sync reads anyway.
+    pub pending: Option<String>,
+}
+
+/// What is done about rows that differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mending {
+    /// What becomes of rows that only the destination has.
+    pub extra: Deletes,
+    /// The greatest part of the table that may be removed or marked.
+    pub max_delete_percent: Option<u8>,
+    /// What must be there before rows are merged.
+    pub before: Vec<Step>,
+    /// The rows that are wanted from the source, for a condition to be added.
+    pub selection: Selection,
+    /// How they travel.
+    pub format: Format,
+    /// The staging table's COPY.
+    pub into: String,
+    /// What to look at when the source does not understand what it is asked.
+    pub hint: Option<String>,
+    /// The unique columns, where the source does not make sure that they identify a row.
+    pub unsure_of: Option<Vec<String>>,
+    /// Out of the staging table.
+    pub merge: Vec<Step>,
+}
+
+/// A comparison, and what is done about what it finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconciliation {
+    /// What is compared.
+    pub comparison: Comparison,
+    /// What is done.
+    pub mending: Mending,
+}
+
+impl Mending {
+    /// The way of the rows whose keys have these digests.
+    #[must_use]
+    pub fn fetch(&self, wanted: &str) -> Load {
+        Load {
+            from: Reading::Copy(self.wanted(wanted).copy_out(self.format)),
+            into: self.into.clone(),
+            format: self.format,
+            hint: self.hint.clone(),
+        }
+    }
+
+    fn wanted(&self, condition: &str) -> Selection {
+        Selection { condition: Some(condition.to_owned()), ..self.selection.clone() }
+    }
+
+    /// The step that makes sure that these rows do not share their unique columns with others.
+    #[must_use]
+    pub fn no_shared_key(&self, wanted: &str) -> Option<Step> {
+        let unique_columns = self.unsure_of.as_ref()?;
+        Some(super::incremental::no_shared_key(&self.wanted(wanted), unique_columns))
+    }
+
+    /// Why so many rows must not be removed, if so.
+    #[must_use]
+    pub fn stop(&self, removed: u64, rows: u64) -> Option<Error> {
+        let percent = self.max_delete_percent?;
+        if self.extra == Deletes::Keep || !digest::exceeds(removed, rows, percent) {
+            return None;
+        }
+        let verb = if self.extra == Deletes::Mark { "marked" } else { "removed" };
+        let share = u128::from(removed) * 100 / u128::from(rows.max(1));
+        Some(
+            Error::table(format!(
+                "{removed} of the destination's {rows} rows ({share} %) would be {verb}, and \
+                 `max_delete_percent` is {percent}"
+            ))
+            .hint(
+                "look whether the source is complete; if it is, raise \"max_delete_percent\" for \
+                 this table, or copy it anew with --full-refresh",
+            ),
+        )
+    }
+}
+
+/// What the two sides digest to be compared.
+#[must_use]
+pub fn compare(
+    situation: &Situation,
+    depth: Depth,
+    expected: Expected,
+    pending: Option<String>,
+) -> Comparison {
+    let (rule, shape) = (situation.rule, situation.shape);
+    let versions = situation.keeps_versions();
+    let whole = versions || shape.unique_columns.is_empty();
+    let digest = |side: Side, prefix: &str| {
+        let hashed = |columns: Vec<&Digested>| {
+            let value = |column: &Digested| (column.class.clone(), value(column, side, prefix));
+            digest::expression(columns.into_iter().map(value), situation.utf8)
+        };
+        let forgotten = usize::from(planted(Fault::ColumnUndigested));
+        let row = hashed(shape.digested.iter().skip(forgotten).collect());
+        if whole {
+            return (row, None);
+        }
+        let of = |name: &String| shape.digested.iter().find(|column| column.name == *name);
+        let key = hashed(shape.unique_columns.iter().filter_map(of).collect());
+        (key, (depth == Depth::Rows).then_some(row))
+    };
+    let (key, row) = digest(Side::Source, "");
+    let source = Digest {
+        table: situation.source.name.clone(),
+        alias: None,
+        key,
+        row,
+        conditions: rule.filter.iter().map(|filter| format!("({filter}\n)")).collect(),
+    };
+    let (key, row) = digest(Side::Destination, &format!("{ALIAS}."));
+    let marker = shape.marks.then(|| format!("{ALIAS}.{} IS NULL", identifier(DELETED_AT)));
+    let destination = Digest {
+        table: situation.table.clone(),
+        alias: Some(ALIAS),
+        key,
+        row,
+        conditions: marker.into_iter().collect(),
+    };
+    let rows = situation.destination.map_or(0, |there| there.estimated_rows);
+    let buckets = digest::bucket_count(rows, expected.rows_per_bucket());
+    Comparison { source, destination, buckets, versions, pending }
+}
+
+/// The columns by whose values a person tells rows apart: the unique columns, else the first few.
+#[must_use]
+pub fn telling_columns(situation: &Situation) -> Vec<String> {
+    let shape = situation.shape;
+    if shape.unique_columns.is_empty() {
+        let first = shape.columns.iter().take(TELLING_COLUMNS);
+        return first.map(|column| column.name.clone()).collect();
+    }
+    shape.unique_columns.clone()
+}
+
+/// How many columns tell rows apart for a person where none are unique.
+const TELLING_COLUMNS: usize = 4;
+
+/// Asks one side for rows whose keys have these digests: the digest, the values of the telling
+/// columns, and a digest of each column that is copied.
+#[must_use]
+pub fn describe(
+    situation: &Situation,
+    comparison: &Comparison,
+    side: Side,
+    digests: &[i64],
+) -> String {
+    let shape = situation.shape;
+    let digest = match side {
+        Side::Source => &comparison.source,
+        Side::Destination => &comparison.destination,
+    };
+    let prefix = digest.alias.map(|alias| format!("{alias}.")).unwrap_or_default();
+    let shown = |name: &String| {
+        let column = shape.digested.iter().find(|column| column.name == *name)?;
+        let value = value(column, side, &prefix);
+        Some(format!(
+            "CASE num_nulls({value}) WHEN 0 THEN left(concat({value}), {LONGEST_VALUE}) END"
+        ))
+    };
+    let values = telling_columns(situation);
+    let hashed = |column: &Digested| {
+        let value = (column.class.clone(), value(column, side, &prefix));
+        digest::expression([value], situation.utf8)
+    };
+    let all: Vec<String> =
+        values.iter().filter_map(shown).chain(shape.digested.iter().map(hashed)).collect();
+    digest.describe(&all, digests)
+}
+
+/// A column's value as it is digested on one side.
+fn value(column: &Digested, side: Side, prefix: &str) -> String {
+    let rendering = match side {
+        Side::Source => &column.source,
+        Side::Destination => &column.destination,
+    };
+    rendering.of(&format!("{prefix}{}", identifier(&column.name)))
+}
+
+/// So much of a value is shown to a person, in characters.
+const LONGEST_VALUE: u32 = 60;
+
+/// What the destination's table is called where its rows are digested.
+const ALIAS: &str = "digested";
+
+/// A comparison with all that is to be done about what it finds.
+#[must_use]
+pub fn reconcile(situation: &Situation, comparison: Comparison, extra: Deletes) -> Reconciliation {
+    let (rule, shape) = (situation.rule, situation.shape);
+    let staging = situation.staging_name();
+    let mut merge = super::incremental::merge_steps(situation);
+    merge.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
+    let mending = Mending {
+        extra,
+        max_delete_percent: Some(rule.max_delete_percent),
+        before: Vec::new(),
+        selection: shape.selection(rule, situation.source, None),
+        format: shape.format,
+        into: copy_in(&staging, &shape.names(), shape.format, false),
+        hint: super::shape::filter_hint(rule),
+        unsure_of: (!shape.unique_at_source && !shape.unique_columns.is_empty())
+            .then(|| shape.unique_columns.clone()),
+        merge,
+    };
+    Reconciliation { comparison, mending }
+}
+
+impl Reconciliation {
+    /// For a repair, which a person asked for: as many rows as need be, and whatever the merge
+    /// needs is made first.
+    #[must_use]
+    pub fn as_repair(mut self, situation: &Situation) -> Self {
+        self.mending.max_delete_percent = None;
+        self.mending.before = super::incremental::in_place_changes(situation);
+        self
+    }
+}
+
+/// Whether it is time to look for rows that the source no longer has.
+#[must_use]
+pub fn is_due(rule: &Rule, asked: bool, last: Option<Timestamp>, now: Timestamp) -> bool {
+    if rule.deletes == Deletes::Keep {
+        return false;
+    }
+    let (Some(every), Some(last)) = (rule.reconcile_every, last) else { return true };
+    // A clock that was set back must not put it off for ever.
+    asked || now < last || now.duration_since(last).unsigned_abs() >= every
+}

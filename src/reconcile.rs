@@ -1,0 +1,216 @@
+//! The two sides find out which of their rows differ, and the destination's are put right.
+
+use std::thread;
+
+use crate::apply::{Application, debug};
+use crate::config::{Deletes, Side};
+use crate::copy;
+use crate::crash;
+use crate::db::Session;
+use crate::digest::{Bucket, Buckets, Differences};
+use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
+use crate::plan::{Comparison, Mending, Reconciliation};
+use crate::sql::digest;
+
+/// How many rows are asked for by their digests in one query: enough for most differences, and
+/// little memory.
+const MOST_WANTED: usize = 100_000;
+
+/// What a comparison has found.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// How many rows the source has; unknown where versions are kept.
+    pub source_rows: Option<u64>,
+    /// How many the destination has, without those that are marked.
+    pub destination_rows: Option<u64>,
+    /// How many differ.
+    pub differences: Differences,
+    /// How many of the destination's rows share a digest of which the source has not as many.
+    pub unequal: u64,
+    /// Whether the digests of single rows were compared, and can be asked.
+    pub in_detail: bool,
+}
+
+/// What mending has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// How many rows were merged.
+    pub written: u64,
+    /// How many were removed or marked.
+    pub deleted: u64,
+}
+
+impl Application<'_> {
+    /// Compares, and puts right what differs. `None` where nothing does.
+    pub(crate) fn reconcile(&mut self, reconciliation: &Reconciliation) -> Result<Option<Mended>> {
+        let compared = self.compare(&reconciliation.comparison)?;
+        if !compared.in_detail {
+            return Ok(None);
+        }
+        crash::at("compared");
+        let mended = self.mend(reconciliation, &compared)?;
+        let nothing = mended == Mended::default();
+        Ok((!nothing).then_some(mended))
+    }
+
+    /// Compares the rows of both sides. The destination is in a transaction.
+    pub fn compare(&mut self, comparison: &Comparison) -> Result<Compared> {
+        for session in [&mut *self.source, &mut *self.destination] {
+            session.run("set a setting", digest::SETTINGS)?;
+        }
+        let mut compared = Compared {
+            source_rows: None,
+            destination_rows: None,
+            differences: Differences::default(),
+            unequal: 0,
+            in_detail: false,
+        };
+        let buckets = if comparison.versions {
+            // The destination holds more than the source: no sum can agree.
+            Buckets::all(1)
+        } else {
+            let (source, destination) = self.both_sides(comparison)?;
+            let rows = |side: &[Bucket]| Some(side.iter().map(|bucket| bucket.rows).sum());
+            compared.source_rows = rows(&source);
+            compared.destination_rows = rows(&destination);
+            Buckets::differing(comparison.buckets, &source, &destination)
+        };
+        let (differing, of) = buckets.counted();
+        let said = format!("{differing} of {of} buckets differ");
+        self.log.debug(Some(self.table), &said);
+        if buckets.is_empty() {
+            return Ok(compared);
+        }
+        self.send_digests(comparison, &buckets)?;
+        let sql = comparison.destination.compare(&buckets, comparison.versions);
+        self.at_destination("compare the digests", &sql)?;
+        (compared.differences, compared.unequal) = self.count()?;
+        compared.in_detail = true;
+        Ok(compared)
+    }
+
+    /// What both sides say of their buckets, asked at the same time.
+    fn both_sides(&mut self, comparison: &Comparison) -> Result<(Vec<Bucket>, Vec<Bucket>)> {
+        let (log, table) = (self.log, self.table);
+        let ask = |session: &mut Session, sql: String| {
+            debug(log, table, session.side(), &sql);
+            buckets(session, &sql, comparison.buckets)
+        };
+        let here = comparison.source.per_bucket(comparison.buckets);
+        let there = comparison.destination.per_bucket(comparison.buckets);
+        let Self { source, destination, .. } = self;
+        thread::scope(|scope| {
+            let source = scope.spawn(move || ask(source, here));
+            let destination = ask(destination, there);
+            let source = source
+                .join()
+                .unwrap_or_else(|_| Err(Error::bug("the reader of the digests panicked")));
+            Ok((source?, destination?))
+        })
+    }
+
+    /// The source's digests of rows in these buckets travel into the destination.
+    fn send_digests(&mut self, comparison: &Comparison, buckets: &Buckets) -> Result<()> {
+        let query = comparison.source.per_row(buckets, comparison.pending.as_deref());
+        self.at_destination("make room for digests", &digest::stage_digests())?;
+        let Self { source, destination, log, table, progress, .. } = self;
+        debug(log, table, Side::Source, &query);
+        let into = digest::copy_digests();
+        debug(log, table, Side::Destination, &into);
+        copy::transfer(
+            |outgoing| copy::read_query(source, &query, outgoing),
+            |incoming| copy::write(destination, &into, incoming, |bytes| progress.add(bytes)),
+        )?;
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<(Differences, u64)> {
+        let rows = self.destination.rows("count the differences", &digest::count_differences())?;
+        let number = |at: usize| -> Option<u64> { rows.first()?.get(at)?.as_ref()?.parse().ok() };
+        match (number(0), number(1), number(2), number(3), number(4)) {
+            (Some(missing), Some(extra), Some(different), Some(pending), Some(unequal)) => {
+                Ok((Differences { missing, extra, different, pending }, unequal))
+            }
+            _ => Err(Error::bug("the differences cannot be counted")),
+        }
+    }
+
+    /// Puts right what differs, in the destination's transaction.
+    pub(crate) fn mend(
+        &mut self,
+        reconciliation: &Reconciliation,
+        compared: &Compared,
+    ) -> Result<Mended> {
+        let Reconciliation { comparison, mending } = reconciliation;
+        let Differences { extra, .. } = compared.differences;
+        if let Some(error) = mending.stop(extra, compared.destination_rows.unwrap_or_default()) {
+            return Err(error);
+        }
+        let mut mended = Mended::default();
+        let some = compared.unequal > 0 && !comparison.versions;
+        if some && !planted(Fault::ExtraForgotten) {
+            mended.deleted = self.remove(comparison, mending.extra)?;
+        }
+        self.steps(&mending.before)?;
+        let mut above = None;
+        loop {
+            let wanted = self.wanted(above)?;
+            let Some(last) = wanted.last() else { return Ok(mended) };
+            above = Some(*last);
+            mended.written += self.fetch(comparison, mending, &wanted)?;
+        }
+    }
+
+    fn remove(&mut self, comparison: &Comparison, extra: Deletes) -> Result<u64> {
+        let digest = &comparison.destination;
+        let remove = "remove rows that the source does not have";
+        match extra {
+            Deletes::Remove => self.at_destination(remove, &digest.remove()),
+            Deletes::Mark => {
+                let marked =
+                    self.at_destination("mark rows that the source does not have", &digest.mark())?;
+                Ok(marked + self.at_destination(remove, &digest.remove_doubled())?)
+            }
+            Deletes::Keep => self.at_destination(remove, &digest.remove_doubled()),
+        }
+    }
+
+    /// Some of the keys' digests whose rows are wanted from the source.
+    fn wanted(&mut self, above: Option<i64>) -> Result<Vec<i64>> {
+        let sql = digest::wanted_digests(above, MOST_WANTED);
+        let rows = self.destination.rows("list what is wanted", &sql)?;
+        Ok(rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect())
+    }
+
+    /// Lets the rows with these digests travel, and merges them.
+    fn fetch(&mut self, comparison: &Comparison, mending: &Mending, wanted: &[i64]) -> Result<u64> {
+        let wanted = comparison.source.wanted(wanted);
+        if let Some(step) = mending.no_shared_key(&wanted) {
+            self.steps(&[step])?;
+        }
+        self.travel(&mending.fetch(&wanted), &[], false)?;
+        Ok(self.steps(&mending.merge)?.unwrap_or_default())
+    }
+
+    fn at_destination(&mut self, purpose: &str, sql: &str) -> Result<u64> {
+        debug(self.log, self.table, Side::Destination, sql);
+        self.destination.run(purpose, sql)
+    }
+}
+
+/// Reads what a side says of its buckets.
+fn buckets(session: &mut Session, sql: &str, count: u32) -> Result<Vec<Bucket>> {
+    let mut buckets = Vec::new();
+    let mut rest = Vec::new();
+    session.copy_out("digest the rows", sql, |bytes| {
+        rest.extend_from_slice(bytes);
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let bucket = Bucket::read(&rest[..end]).filter(|bucket| bucket.number < count);
+            buckets.push(bucket.ok_or_else(|| Error::bug("a digest reads strangely"))?);
+            rest.drain(..=end);
+        }
+        Ok(())
+    })?;
+    Ok(buckets)
+}

@@ -1,0 +1,131 @@
+//! What `verify` says of a table, for people and for machines.
+
+use anstyle::Style;
+use serde_json::{Value, json};
+
+use super::{Level, Log, LogFormat, Verbosity, counted, exit_code};
+use crate::error::Kind;
+use crate::verify::Verdict;
+
+impl Log {
+    /// What was found of a table.
+    pub fn verdict(&self, verdict: &Verdict) {
+        let level = match (&verdict.error, verdict.is_right()) {
+            (Some(error), _) if error.kind == Kind::Locked => Level::Warning,
+            (None, true) => Level::Info,
+            _ => Level::Error,
+        };
+        if let Some(error) = verdict.error.as_ref().filter(|error| error.kind != Kind::Locked) {
+            self.error(error);
+            if self.format == LogFormat::Text {
+                return;
+            }
+        }
+        if self.verbosity == Verbosity::Quiet {
+            return;
+        }
+        if self.format == LogFormat::Json {
+            self.line(level, Some(&verdict.name), &sentence(verdict), &facts(verdict));
+            return;
+        }
+        let (style, dim) = (level.style(), Style::new().dimmed());
+        self.print(&format!("{style}{}{style:#}: {}", verdict.name, sentence(verdict)));
+        for example in &verdict.examples {
+            let columns = example.columns.join(", ");
+            let separator = if columns.is_empty() { "" } else { ": " };
+            let line = format!("{}{separator}{columns}", example.key).replace(['\n', '\r'], " ");
+            self.print(&format!("  {dim}{:9}{dim:#}  {line}", example.kind.name()));
+        }
+    }
+
+    /// What can be done about differences, if there are some that nobody has repaired.
+    pub fn remedy(&self, verdicts: &[Verdict]) {
+        let wrong = |verdict: &&Verdict| verdict.error.is_none() && !verdict.is_right();
+        let wrong: Vec<&str> =
+            verdicts.iter().filter(wrong).map(|verdict| verdict.name.as_str()).collect();
+        let [first, ..] = wrong[..] else { return };
+        let only = if verdicts.len() > 1 && wrong.len() == 1 {
+            format!(" --table {first}")
+        } else {
+            String::new()
+        };
+        if self.format == LogFormat::Text && self.verbosity > Verbosity::Quiet {
+            let command = format!("incremental-replication verify{only} --repair");
+            self.print(&format!("hint: run `{command}` to put the destination right"));
+        }
+    }
+}
+
+/// All verdicts as one JSON document.
+#[must_use]
+pub fn document(pipeline: &str, verdicts: &[Verdict]) -> Value {
+    let right = verdicts.iter().all(Verdict::is_right);
+    json!({
+        "pipeline": pipeline,
+        "status": if right { "equal" } else { "different" },
+        "tables": verdicts.iter().map(facts).collect::<Vec<_>>(),
+    })
+}
+
+/// The exit code that the verdicts call for.
+#[must_use]
+pub fn code(verdicts: &[Verdict]) -> u8 {
+    let code = |verdict: &Verdict| match &verdict.error {
+        Some(error) => exit_code(error.kind),
+        None => u8::from(!verdict.is_right()),
+    };
+    // What is wrong counts more than a table that somebody else holds.
+    let weight = |code: &u8| if *code == exit_code(Kind::Locked) { 0 } else { *code + 1 };
+    verdicts.iter().map(code).filter(|code| *code > 0).max_by_key(weight).unwrap_or(0)
+}
+
+fn sentence(verdict: &Verdict) -> String {
+    if let Some(error) = &verdict.error {
+        return error.one_line();
+    }
+    let Some(compared) = &verdict.compared else { return "not compared".to_owned() };
+    let differences = compared.differences;
+    let rows = match (compared.source_rows, compared.destination_rows) {
+        (Some(source), Some(destination)) if source != destination => {
+            format!("{} at the source, {destination} at the destination", counted(source))
+        }
+        (Some(rows), _) => counted(rows),
+        _ => "every version is there".to_owned(),
+    };
+    let seconds = verdict.duration.as_secs_f64();
+    let repaired = verdict.repaired.map_or_else(String::new, |mended| {
+        format!(
+            "; repaired: {} written, {} removed or marked",
+            counted(mended.written),
+            mended.deleted
+        )
+    });
+    format!("{} ({rows}; {seconds:.1} s){repaired}", differences.described())
+}
+
+fn facts(verdict: &Verdict) -> Value {
+    let status = match (&verdict.error, &verdict.compared, verdict.repaired) {
+        (Some(error), _, _) if error.kind == Kind::Locked => "locked",
+        (Some(_), _, _) | (_, None, _) => "error",
+        (_, _, Some(_)) => "repaired",
+        (_, Some(compared), None) if compared.differences.is_wrong() => "different",
+        _ => "equal",
+    };
+    let compared = verdict.compared.as_ref();
+    let differences = compared.map(|compared| compared.differences).unwrap_or_default();
+    json!({
+        "name": verdict.name,
+        "status": status,
+        "source_rows": compared.and_then(|compared| compared.source_rows),
+        "destination_rows": compared.and_then(|compared| compared.destination_rows),
+        "missing": differences.missing,
+        "extra": differences.extra,
+        "different": differences.different,
+        "pending": differences.pending,
+        "examples": verdict.examples,
+        "rows_written": verdict.repaired.map(|mended| mended.written),
+        "rows_deleted": verdict.repaired.map(|mended| mended.deleted),
+        "duration_ms": u64::try_from(verdict.duration.as_millis()).unwrap_or(u64::MAX),
+        "error": verdict.error.as_ref().map(crate::error::Error::one_line),
+    })
+}

@@ -1,0 +1,298 @@
+//! Compares the tables of a pipeline, says which rows differ, and puts them right if asked to.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::apply::Application;
+use crate::catalog;
+use crate::config::{Deletes, Pipeline, Rule, Side};
+use crate::connections::Connections;
+use crate::db::{Row, Session};
+use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
+use crate::plan::{self, Comparison, Depth, Expected, Remembered, Situation};
+use crate::progress::Progress as Bar;
+use crate::reconcile::{Compared, Mended};
+use crate::report::{Log, Verbosity};
+use crate::sql::digest::{self, Kind as Difference};
+use crate::sql::{Qualified, session};
+use crate::state;
+use crate::table::staging_name;
+
+/// How many rows of each kind of difference are named.
+const EXAMPLES: usize = 5;
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Only these tables; all where empty.
+    pub tables: Vec<String>,
+    /// Put right what differs.
+    pub repair: bool,
+}
+
+/// What was found of one table.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Its name at the source.
+    pub name: String,
+    /// What the comparison has found; none where it failed.
+    pub compared: Option<Compared>,
+    /// A few of the rows that differ.
+    pub examples: Vec<Example>,
+    /// What was put right.
+    pub repaired: Option<Mended>,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it could not be compared, or not be put right.
+    pub error: Option<Error>,
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// How.
+    #[serde(serialize_with = "kind_of_difference")]
+    pub kind: Difference,
+    /// Its unique columns and their values, as a person reads them.
+    pub key: String,
+    /// Which of its columns differ, where both sides have the row.
+    pub columns: Vec<String>,
+}
+
+// serde's attribute calls this with a reference to the field.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn kind_of_difference<S: serde::Serializer>(
+    kind: &Difference,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.name())
+}
+
+impl Verdict {
+    /// Whether the table is as it should be, now.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        let wrong = |compared: &Compared| compared.differences.is_wrong();
+        self.error.is_none()
+            && (self.repaired.is_some() || !self.compared.as_ref().is_some_and(wrong))
+    }
+}
+
+/// Compares the tables, one after the other, and hands each verdict to `tell`. A table that cannot
+/// be compared does not stop the rest.
+///
+/// Fails before anything is done where the request names a table that is not there, and where a
+/// server cannot be reached.
+pub fn run(
+    pipeline: &Pipeline,
+    request: &Request,
+    interrupt: &Interrupt,
+    log: &Log,
+    mut tell: impl FnMut(Verdict),
+) -> Result<()> {
+    let rules = pipeline.choose(&request.tables)?;
+    let mut connections = Connections::new(pipeline, interrupt);
+    connections.both()?;
+    for rule in rules {
+        interrupt.check()?;
+        let started = Instant::now();
+        let mut verdict = Verdict {
+            name: rule.name.clone(),
+            compared: None,
+            examples: Vec::new(),
+            repaired: None,
+            duration: Duration::ZERO,
+            error: None,
+        };
+        let table = Qualified::new(&pipeline.destination.schema, &rule.destination_name);
+        let done = connections.patiently(log, Some(&rule.name), |connections| {
+            connections.locked(&table, |source, destination| {
+                let repair = request.repair;
+                TableVerification {
+                    pipeline,
+                    rule,
+                    table: &table,
+                    log,
+                    repair,
+                    source,
+                    destination,
+                }
+                .run(&mut verdict)
+            })
+        });
+        verdict.duration = started.elapsed();
+        verdict.error = done.err().map(|error| match error.kind {
+            Kind::Interrupted | Kind::Locked => error,
+            _ => error.within(format!("cannot verify `{}`", rule.name)),
+        });
+        let interrupted = verdict.error.clone().filter(|error| error.kind == Kind::Interrupted);
+        tell(verdict);
+        if let Some(error) = interrupted {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// One table under its lock.
+struct TableVerification<'a> {
+    pipeline: &'a Pipeline,
+    rule: &'a Rule,
+    table: &'a Qualified,
+    log: &'a Log,
+    repair: bool,
+    source: &'a mut Session,
+    destination: &'a mut Session,
+}
+
+impl TableVerification<'_> {
+    fn run(mut self, verdict: &mut Verdict) -> Result<()> {
+        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
+        let source = catalog::open_snapshot(self.source, &name)?;
+        let shape = plan::shape(self.rule, &source, self.destination.server.version)?;
+        let server = &self.source.server;
+        let identity = (server.system_identifier.as_deref(), server.database.as_str());
+        let origin = plan::origin(self.rule, &source, &shape, identity);
+        let staging = staging_name(&self.table.name);
+        let names = [self.table.name.as_str(), staging.as_str()];
+        let [destination, staging] =
+            catalog::destination_tables(self.destination, &self.table.schema, names)?;
+        let situation = Situation {
+            rule: self.rule,
+            source: &source,
+            shape: &shape,
+            table: self.table,
+            destination: destination.as_ref(),
+            staging: staging.as_ref(),
+            destination_version: self.destination.server.version,
+            origin: &origin,
+            utf8: self.source.server.utf8 && self.destination.server.utf8,
+            snapshot_kept: true,
+        };
+        plan::ready_to_compare(&situation)?;
+        let comparison =
+            plan::compare(&situation, Depth::Rows, Expected::Few, self.pending(&situation)?);
+        self.destination.run("begin a transaction", session::BEGIN_CONSISTENT)?;
+        self.judge(&situation, comparison, verdict)?;
+        self.source.run("end the snapshot", session::COMMIT)?;
+        Ok(())
+    }
+
+    /// The source's condition on rows that are newer than the last sync.
+    fn pending(&mut self, situation: &Situation) -> Result<Option<String>> {
+        let (source, key) = (situation.source, situation.shape.key.as_ref());
+        let directory = &self.pipeline.directory;
+        let found =
+            state::remember(directory, self.table, situation.destination, key, self.destination)?;
+        let Remembered::Receipt(receipt) = found.remembered else { return Ok(None) };
+        if receipt.origin.outdated_by(situation.origin).is_some() {
+            return Ok(None);
+        }
+        let now = self.source.server.position(source, None);
+        Ok(plan::unseen(&receipt.progress, key, source, &now))
+    }
+
+    /// Compares, names a few rows, and repairs, in the destination's transaction.
+    fn judge(
+        &mut self,
+        situation: &Situation,
+        comparison: Comparison,
+        verdict: &mut Verdict,
+    ) -> Result<()> {
+        let progress = Bar::start(&self.rule.name, self.log.verbosity > Verbosity::Quiet);
+        let mut application = Application {
+            source: self.source,
+            endpoint: &self.pipeline.source,
+            destination: self.destination,
+            log: self.log,
+            table: &self.rule.name,
+            progress: &progress,
+        };
+        let compared = application.compare(&comparison)?;
+        let wrong = compared.differences.is_wrong();
+        if wrong {
+            verdict.examples = examples(&mut application, situation, &comparison)?;
+        }
+        verdict.compared = Some(compared.clone());
+        if !wrong || !self.repair {
+            application.destination.run("end the comparison", session::ROLLBACK)?;
+            return Ok(());
+        }
+        let extra = match self.rule.deletes {
+            Deletes::Keep => Deletes::Remove,
+            other => other,
+        };
+        let repair = plan::reconcile(situation, comparison, extra).as_repair(situation);
+        let mended = application.mend(&repair, &compared)?;
+        application.destination.run("commit", session::COMMIT)?;
+        verdict.repaired = Some(mended);
+        Ok(())
+    }
+}
+
+/// A few rows of each kind of difference.
+fn examples(
+    application: &mut Application,
+    situation: &Situation,
+    comparison: &Comparison,
+) -> Result<Vec<Example>> {
+    let mut examples = Vec::new();
+    for kind in Difference::ALL {
+        let sql = digest::examples(kind, EXAMPLES);
+        let rows = application.destination.rows("list differences", &sql)?;
+        let digests: Vec<i64> =
+            rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+        if digests.is_empty() {
+            continue;
+        }
+        let mut ask = |side| {
+            let session = match side {
+                Side::Source => &mut *application.source,
+                Side::Destination => &mut *application.destination,
+            };
+            let sql = plan::describe(situation, comparison, side, &digests);
+            session.rows("name rows that differ", &sql)
+        };
+        match kind {
+            Difference::Missing => examples.extend(named(situation, kind, &ask(Side::Source)?)),
+            Difference::Extra => examples.extend(named(situation, kind, &ask(Side::Destination)?)),
+            Difference::Different => {
+                let (here, there) = (ask(Side::Source)?, ask(Side::Destination)?);
+                examples.extend(compared(situation, &here, &there));
+            }
+        }
+    }
+    Ok(examples)
+}
+
+fn named(situation: &Situation, kind: Difference, rows: &[Row]) -> Vec<Example> {
+    let columns = plan::telling_columns(situation);
+    let example = |row: &Row| Example { kind, key: key(&columns, row), columns: Vec::new() };
+    rows.iter().take(EXAMPLES).map(example).collect()
+}
+
+/// The rows that both sides have, each with the columns that differ.
+fn compared(situation: &Situation, here: &[Row], there: &[Row]) -> Vec<Example> {
+    let telling = plan::telling_columns(situation);
+    let digest = |row: &Row| row.first().cloned().flatten();
+    let there: BTreeMap<_, _> = there.iter().map(|row| (digest(row), row)).collect();
+    let example = |row: &Row| {
+        let other = there.get(&digest(row))?;
+        let names = situation.shape.digested.iter().map(|column| column.name.clone());
+        let values = row.iter().zip(other.iter()).skip(1 + telling.len());
+        let differ = names.zip(values).filter(|(_, (one, other))| one != other);
+        let columns = differ.map(|(name, _)| name).collect();
+        Some(Example { kind: Difference::Different, key: key(&telling, row), columns })
+    };
+    here.iter().filter_map(example).take(EXAMPLES).collect()
+}
+
+/// A row's telling columns as a person reads them: `id=5, code=a`.
+fn key(columns: &[String], row: &Row) -> String {
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "NULL".to_owned());
+    let pair = |(name, found): (&String, &Option<String>)| format!("{name}={}", value(found));
+    columns.iter().zip(row.iter().skip(1)).map(pair).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,181 @@
+//! Rows that the source no longer has.
+
+use serde_json::{Value, json};
+
+use crate::support::case::Case;
+
+const ORDERS: &str = "
+    CREATE TABLE orders (id int, code text, note text, updated_at timestamptz, PRIMARY KEY (id, code));
+    INSERT INTO orders SELECT n, 'code ' || n % 7, 'note', '2024-01-01 00:00:00+00' FROM generate_series(1, 1000) n;";
+
+fn rule(more: &Value) -> Value {
+    let mut rule = json!({"name": "orders", "replication_key": "updated_at"});
+    for (key, value) in more.as_object().expect("keys") {
+        rule[key] = value.clone();
+    }
+    json!([rule])
+}
+
+fn orders(more: &Value) -> Case {
+    let case = Case::new(ORDERS, &rule(more));
+    case.sync();
+    case
+}
+
+/// What verify says of the orders.
+fn verified(case: &Case, code: i32) -> Value {
+    let run = case.run(&["verify", "--json"]);
+    run.expect(code);
+    let document: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    document["tables"][0].clone()
+}
+
+#[test]
+fn a_tenth_of_the_rows_deleted_and_keys_changed_end_equal() {
+    let mut case = orders(&json!({"deletes": "remove"}));
+    case.at_source(
+        "DELETE FROM orders WHERE id % 10 = 3;
+         UPDATE orders SET code = 'changed', updated_at = now() WHERE id % 50 = 1;
+         UPDATE orders SET code = 'changed silently' WHERE id % 50 = 2",
+    );
+    let run = case.sync();
+    // A hundred are deleted, and of twenty and twenty the old keys are.
+    run.says("140 deleted");
+    case.assert_equal("public.orders");
+    case.sync().says("incremental sync done: 0 rows in");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn deleted_rows_are_kept_unless_the_rule_says_otherwise() {
+    let mut case = orders(&json!({}));
+    case.at_source("DELETE FROM orders WHERE id <= 10");
+    case.run(&["sync", "--reconcile"]).expect(0);
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["1000"]);
+}
+
+#[test]
+fn deleted_rows_are_marked_and_unmarked_when_they_come_back() {
+    let mut case = orders(&json!({"deletes": "mark"}));
+    case.at_source("DELETE FROM orders WHERE id <= 10");
+    case.sync().says("10 deleted");
+    let marked = "SELECT count(*) FROM orders WHERE _deleted_at IS NOT NULL";
+    assert_eq!(case.ask(marked), ["10"]);
+    case.sync().says("incremental sync done: 0 rows in");
+    assert_eq!(verified(&case, 0)["destination_rows"], 990);
+    // One comes back as new, one with its old key, as it was.
+    case.at_source(
+        "INSERT INTO orders VALUES (1, 'code 1', 'back', now()), (2, 'code 2', 'note', '2024-01-01 00:00:00+00')",
+    );
+    case.sync().says("2 rows in");
+    assert_eq!(case.ask(marked), ["8"]);
+    assert_eq!(case.ask("SELECT note FROM orders WHERE id = 1"), ["back"]);
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_table_is_marked_that_was_copied_before_marking_was_asked_for() {
+    let mut case = orders(&json!({}));
+    case.at_source("DELETE FROM orders WHERE id <= 10");
+    case.write_tables(&rule(&json!({"deletes": "mark"})));
+    case.sync().says("incremental sync done: 0 rows, 10 deleted");
+    case.write_tables(&rule(&json!({"deletes": "remove"})));
+    case.sync().says("has a column `_deleted_at` that the source has not");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_source_with_a_column_for_marks_is_not_marked() {
+    let setup =
+        "CREATE TABLE orders (id int PRIMARY KEY, _deleted_at timestamptz, updated_at timestamptz)";
+    let case = Case::new(setup, &rule(&json!({"deletes": "mark"})));
+    case.sync_fails(1).says("has a column `_deleted_at` of its own");
+}
+
+#[test]
+fn more_than_may_be_removed_stops_the_table_and_says_what_was_seen() {
+    for deletes in ["remove", "mark"] {
+        let mut case = orders(&json!({"deletes": deletes}));
+        case.at_source(
+            "DELETE FROM orders WHERE id > 400; INSERT INTO orders VALUES (0, 'new', 'new', now())",
+        );
+        let before = case.ask("SELECT orders::text FROM orders ORDER BY 1");
+        let run = case.sync_fails(1);
+        run.says("600 of the destination's 1001 rows (59 %) would be")
+            .says("max_delete_percent` is 50");
+        run.says("look whether the source is complete");
+        assert_eq!(case.ask("SELECT orders::text FROM orders ORDER BY 1"), before);
+        case.assert_nothing_left();
+        case.write_tables(&rule(&json!({"deletes": deletes, "max_delete_percent": 60})));
+        case.sync().says("600 deleted");
+    }
+}
+
+#[test]
+fn a_truncated_table_ends_empty_where_all_may_be_removed() {
+    let mut case = orders(&json!({"deletes": "remove", "max_delete_percent": 100}));
+    case.at_source("TRUNCATE orders");
+    case.sync().says("1000 deleted");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_dropped_partition_ends_dropped() {
+    let setup = "
+        CREATE TABLE orders (id int, region int, updated_at timestamptz, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+        CREATE TABLE one PARTITION OF orders FOR VALUES IN (1); CREATE TABLE two PARTITION OF orders FOR VALUES IN (2);
+        INSERT INTO orders SELECT n, 1 + n % 2, '2024-01-01' FROM generate_series(1, 50) n";
+    let mut case = Case::new(setup, &rule(&json!({"deletes": "remove"})));
+    case.sync();
+    case.at_source("DROP TABLE two");
+    case.sync().says("25 deleted");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_reconcile_is_spaced_out_and_can_be_asked_for() {
+    let mut case = orders(&json!({"deletes": "remove", "reconcile_every": "24h"}));
+    case.at_source("DELETE FROM orders WHERE id = 5");
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["1000"]);
+    case.run(&["sync", "--reconcile"]).expect(0).says("1 deleted");
+    case.at_source("DELETE FROM orders WHERE id = 6");
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["999"]);
+    // As if the last one had been two days ago.
+    let back = "UPDATE _sync_state SET receipt = jsonb_set(receipt, '{reconciled_at}', \
+                to_jsonb(to_char(now() AT TIME ZONE 'UTC' - interval '2 days', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')))";
+    case.at_destination(back);
+    std::fs::remove_dir_all(case.path().join("sync-state")).expect("state files");
+    case.sync().says("1 deleted");
+    case.sync().says("incremental sync done: 0 rows in");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn keys_that_read_alike_in_a_collation_are_kept_apart() {
+    let setup = "
+        CREATE COLLATION indifferent (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+        CREATE TABLE orders (code text COLLATE \"C\", padded char(4), number numeric, updated_at timestamptz, PRIMARY KEY (code, padded, number));
+        INSERT INTO orders VALUES ('a', 'x', 1.0, now()), ('A', 'x', 1.0, now()), ('a ', 'x ', 1, now()),
+            ('ä', '', 'NaN', now()), ('', 'x', 2.50, now())";
+    let mut case = Case::new(setup, &rule(&json!({"deletes": "remove"})));
+    case.sync();
+    case.sync().says("incremental sync done: 0 rows in");
+    case.at_source(
+        "DELETE FROM orders WHERE code = 'A'; UPDATE orders SET number = 1.00 WHERE code = 'a'",
+    );
+    case.sync();
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_reconcile_killed_in_the_middle_leaves_the_table_as_it_was() {
+    let mut case = orders(&json!({"deletes": "remove"}));
+    case.at_source("DELETE FROM orders WHERE id <= 10");
+    case.run(&["sync", "--crash-at", "compared"]);
+    case.wait_until_alone();
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["1000"]);
+    case.sync().says("10 deleted");
+    case.assert_equal("public.orders");
+}

@@ -1,0 +1,185 @@
+//! Is the destination right, and who can tell?
+
+use serde_json::{Value, json};
+
+use crate::support::case::{Case, by};
+
+const SHOP: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN percent AS numeric(5,2);
+    CREATE TABLE orders (id int PRIMARY KEY, customer int, total numeric(12,2), feeling mood, feelings mood[],
+        share percent, place point, document jsonb, padded char(5), updated_at timestamptz);
+    INSERT INTO orders SELECT n, n % 7, n, 'ok', '{sad,NULL}', 5, point(n, 1), '{\"a\": 1}', 'x', '2024-01-01'::timestamptz + n * interval '1 minute' FROM generate_series(1, 300) n;
+    CREATE TABLE lines (note text, amount int);
+    INSERT INTO lines SELECT 'line', n / 2 FROM generate_series(1, 100) n;";
+
+fn shop() -> Case {
+    let rules = json!([by("orders", "updated_at"), {"name": "lines", "mode": "full-refresh"}]);
+    let case = Case::new(SHOP, &rules);
+    case.sync();
+    case
+}
+
+fn verify(case: &Case, code: i32) -> Value {
+    let run = case.run(&["verify", "--json"]);
+    run.expect(code);
+    serde_json::from_str(&run.stdout).expect("JSON")
+}
+
+#[test]
+fn equal_tables_are_equal() {
+    let case = shop();
+    let run = case.run(&["verify"]);
+    run.expect(0).says("orders: equal (300 rows;").says("lines: equal (100 rows;");
+    assert_eq!(run.stderr, "");
+    let document = verify(&case, 0);
+    assert_eq!(document["status"], "equal");
+    assert_eq!(document["tables"][0]["source_rows"], 300);
+    let quiet = case.run(&["verify", "--quiet"]);
+    assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (Some(0), "", ""));
+}
+
+#[test]
+fn every_kind_of_damage_is_found_named_and_mended() {
+    let mut case = shop();
+    case.at_destination(
+        "UPDATE orders SET total = total + 1 WHERE id = 1;
+         DELETE FROM orders WHERE id IN (2, 3);
+         INSERT INTO orders (id, customer) VALUES (1001, 1);
+         UPDATE orders SET feeling = 'sad', place = NULL WHERE id = 4;
+         UPDATE orders SET padded = '' WHERE id = 5;
+         UPDATE orders SET id = 2001 WHERE id = 6;
+         -- The sums of the columns are what they were.
+         UPDATE orders SET customer = CASE id WHEN 10 THEN 4 ELSE 3 END WHERE id IN (10, 11);
+         DELETE FROM lines WHERE amount = 7; INSERT INTO lines VALUES ('line', 9), ('other', 9)",
+    );
+    let document = verify(&case, 1);
+    let orders = &document["tables"][0];
+    let counts = |table: &Value| {
+        ["missing", "extra", "different", "pending"]
+            .map(|key| table[key].as_u64().expect("a number"))
+    };
+    assert_eq!(counts(orders), [3, 2, 5, 0]);
+    assert_eq!(counts(&document["tables"][1]), [2, 2, 0, 0]);
+    let examples = orders["examples"].as_array().expect("examples");
+    let columns = |key: &str| {
+        let example = examples.iter().find(|example| example["key"] == key).expect(key);
+        (example["kind"].clone(), example["columns"].clone())
+    };
+    assert_eq!(columns("id=1"), (json!("different"), json!(["total"])));
+    assert_eq!(columns("id=4"), (json!("different"), json!(["feeling", "place"])));
+    assert_eq!(columns("id=2"), (json!("missing"), json!([])));
+    assert_eq!(columns("id=2001"), (json!("extra"), json!([])));
+    let run = case.run(&["verify"]);
+    run.expect(1)
+        .says("3 missing, 2 extra, 5 different (300 rows at the source, 299 at the destination;");
+    run.says("hint: run `incremental-replication verify --repair`");
+    let run = case.run(&["verify", "--repair"]);
+    run.expect(0).says("repaired: 8 rows written, 2 removed or marked");
+    case.run(&["verify"]).expect(0);
+    case.assert_equal("public.orders");
+    case.assert_equal("public.lines");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn doubled_rows_are_found_where_no_index_forbids_them_and_the_index_is_made_again() {
+    let mut case = shop();
+    case.at_destination(
+        "DROP INDEX orders_replicated_key;
+         INSERT INTO orders SELECT * FROM orders WHERE id IN (1, 2);
+         INSERT INTO orders (id) VALUES (3)",
+    );
+    let document = verify(&case, 1);
+    assert_eq!(document["tables"][0]["extra"], 3);
+    case.run(&["verify", "--table", "orders", "--repair"]).expect(0);
+    case.run(&["verify"]).expect(0);
+    case.assert_equal("public.orders");
+    let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'orders_replicated_key'";
+    assert_eq!(case.ask(index), ["1"]);
+}
+
+#[test]
+fn what_is_newer_than_the_last_sync_is_pending_and_not_wrong() {
+    let mut case = shop();
+    case.at_source("INSERT INTO orders (id, updated_at) VALUES (500, now())");
+    case.at_source("UPDATE orders SET updated_at = now(), total = 0 WHERE id IN (1, 2)");
+    let document = verify(&case, 0);
+    assert_eq!(document["tables"][0]["pending"], 3);
+    case.run(&["verify"]).expect(0).says("3 pending");
+    // An update that a cursor cannot see is wrong, and stays wrong until somebody repairs it.
+    case.at_source("UPDATE orders SET total = 99 WHERE id = 3");
+    assert_eq!(verify(&case, 1)["tables"][0]["different"], 1);
+    case.sync();
+    let document = verify(&case, 1);
+    assert_eq!(document["tables"][0]["different"], 1);
+    assert_eq!(document["tables"][0]["pending"], 0);
+    case.run(&["verify", "--repair"]).expect(0);
+    verify(&case, 0);
+}
+
+#[test]
+fn a_sync_verifies_in_its_own_snapshot() {
+    let mut case = shop();
+    case.run(&["sync", "--verify"]).expect(0).says("orders: verified: 300 rows are equal");
+    case.at_destination("UPDATE orders SET total = 0 WHERE id = 1");
+    let run = case.run(&["sync", "--verify"]);
+    run.expect(1).says("the copy is not right: 1 different").says("verify --table orders");
+    case.at_source("INSERT INTO orders (id, updated_at) VALUES (501, now())");
+    case.run(&["sync", "--verify"]).expect(1);
+    // What was merged stays merged.
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["301"]);
+    case.run(&["sync", "--full-refresh", "--verify"]).expect(0).says("301 rows are equal");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_compared_is_an_error_with_a_remedy() {
+    let mut case = shop();
+    case.at_source("ALTER TABLE orders ADD COLUMN more int");
+    let run = case.run(&["verify"]);
+    run.expect(1).says("cannot verify `orders`").says("the destination has no column `more`");
+    run.says("sync --table orders` first").says("lines: equal");
+    case.at_destination("DROP TABLE lines");
+    case.run(&["verify", "--table", "lines"]).expect(1).says("there is no table `public.lines`");
+    case.run(&["verify", "--table", "line"]).expect(2).says("did you mean `lines`?");
+}
+
+#[test]
+fn a_table_that_another_run_holds_is_left_to_it() {
+    let case = shop();
+    let mut blocker = case.another_source();
+    blocker.batch_execute("BEGIN; LOCK TABLE lines IN ACCESS EXCLUSIVE MODE").expect("a lock");
+    let mut syncing = case.start(&["sync", "--table", "lines"]);
+    let locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+                  (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let mut session = case.destination_superuser();
+    while crate::support::judge::column(&mut session, locked) == ["0"] {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    case.run(&["verify", "--table", "lines"]).expect(4).says("another run holds");
+    blocker.batch_execute("COMMIT").expect("an end");
+    assert!(syncing.wait().expect("a child").success());
+}
+
+#[test]
+fn rows_are_compared_by_their_text_whatever_the_encodings() {
+    let mut case = shop();
+    let latin = "CREATE DATABASE latin_shop ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    case.source_at("postgres").batch_execute(latin).expect("a database");
+    let mut source = case.source_at("latin_shop");
+    source
+        .batch_execute(
+            "CREATE TABLE words (id text PRIMARY KEY, word text, letter char(3));
+             INSERT INTO words VALUES ('ü', 'größe', 'é'), ('u', NULL, ''), ('', 'ÿ', 'x');
+             GRANT SELECT ON words TO reader",
+        )
+        .expect("a table");
+    case.set("SOURCE_DB", "latin_shop");
+    case.write_tables(&json!([{"name": "words", "mode": "diff"}]));
+    case.sync();
+    case.sync().says("incremental sync done: 0 rows in");
+    case.run(&["verify"]).expect(0).says("words: equal (3 rows;");
+    case.at_destination("UPDATE words SET word = 'grösse' WHERE id = 'ü'");
+    case.run(&["verify", "--repair"]).expect(0).says("1 different");
+    case.run(&["verify"]).expect(0);
+}
