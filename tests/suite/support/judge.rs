@@ -29,16 +29,19 @@ pub struct Question {
     pub table: String,
     pub columns: Vec<String>,
     pub unique: Vec<String>,
+    /// Whether rows that are equal, though not the same, have keys of their own.
+    pub versions: bool,
     pub key: Option<String>,
     pub filter: Option<String>,
 }
 
 /// The rows of a table by their unique columns; an error where two share them.
 pub fn rows_by_key(client: &mut Client, question: &Question) -> Result<Rows, String> {
-    let Question { table, columns, unique, key, filter } = question;
+    let Question { table, columns, unique, versions, key, filter } = question;
     let null = key.as_ref().map_or("false".to_owned(), |key| format!("num_nulls({key}) > 0"));
     let filter = filter.as_ref().map_or(String::new(), |filter| format!(" WHERE {filter}"));
     // Two numerics may be equal and read differently.
+    let canonical = |column: &String| if *versions { column.clone() } else { canonical(column) };
     let unique: Vec<String> = unique.iter().map(|column| printed(&canonical(column))).collect();
     let columns: Vec<String> = columns.iter().map(|column| printed(column)).collect();
     let sql = format!(

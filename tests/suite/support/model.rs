@@ -54,6 +54,16 @@ pub enum Way {
     Xmin,
     /// It copies everything each time.
     FullRefresh,
+    /// Both sides digest their rows.
+    Diff,
+}
+
+/// What becomes of rows that the source no longer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    Keep,
+    Remove,
+    Mark,
 }
 
 /// A replication key.
@@ -127,6 +137,11 @@ pub struct Table {
     pub name: String,
     pub destination: String,
     pub way: Way,
+    /// Whether versions are added and never changed.
+    pub versions: bool,
+    pub deletes: Deletes,
+    /// Whether deleted rows are looked for only where that is asked for.
+    pub spaced_out: bool,
     pub key: Option<Key>,
     /// Its unique columns are the first ones, so many of them.
     pub unique: usize,
@@ -175,6 +190,9 @@ impl Table {
             destination: if rng.u32(..8) == 0 { format!("copy {number}") } else { name.clone() },
             name,
             way,
+            versions: false,
+            deletes: Deletes::Keep,
+            spaced_out: false,
             key: Some(key),
             unique,
             nullable_unique,
@@ -199,7 +217,31 @@ impl Table {
         if rng.u32(..8) == 0 && table.columns[0].family.data_type == "integer" {
             table.filter = Some(format!("{} % 2 = 0 -- even", quoted(&table.columns[0].name)));
         }
+        table.draw_mode(rng);
         table
+    }
+
+    fn draw_mode(&mut self, rng: &mut Rng) {
+        let drawn = rng.u32(..10);
+        let deletes =
+            [Deletes::Keep, Deletes::Remove, Deletes::Remove, Deletes::Mark][rng.usize(..4)];
+        self.spaced_out = rng.u32(..4) == 0;
+        match (self.way, drawn) {
+            (Way::FullRefresh, _) => {}
+            (_, 0 | 1) => self.versions = true,
+            (_, 2 | 3) => (self.way, self.deletes) = (Way::Diff, deletes),
+            (_, 4..8) => self.deletes = deletes,
+            _ => {}
+        }
+    }
+
+    /// Whether a sync looks for rows that the source no longer has.
+    pub fn reconciles(&self, asked: bool) -> bool {
+        match self.way {
+            Way::Diff => self.deletes != Deletes::Keep,
+            Way::FullRefresh => false,
+            Way::Key | Way::Xmin => self.deletes != Deletes::Keep && (asked || !self.spaced_out),
+        }
     }
 
     /// A column that the table does not have yet.
@@ -299,7 +341,11 @@ impl Table {
         Question {
             table: format!("{}.{}", quoted(schema), quoted(&self.name)),
             columns: self.copied().iter().map(|name| quoted(name)).collect(),
-            unique: self.unique_names().iter().map(|name| quoted(name)).collect(),
+            unique: if self.versions { self.copied() } else { self.unique_names() }
+                .iter()
+                .map(|name| quoted(name))
+                .collect(),
+            versions: self.versions,
             key: (self.way == Way::Key)
                 .then(|| self.key.as_ref().map(|key| quoted(&key.column)))
                 .flatten(),
@@ -310,7 +356,16 @@ impl Table {
     /// What it asks the destination.
     pub fn question_there(&self, schema: &str) -> Question {
         let table = format!("{}.{}", quoted(schema), quoted(&self.destination));
-        Question { table, filter: None, ..self.question(schema) }
+        let live = || "\"_deleted_at\" IS NULL".to_owned();
+        let filter = (self.deletes == Deletes::Mark).then(live);
+        Question { table, filter, ..self.question(schema) }
+    }
+
+    /// What it asks for rows that are marked, if there can be any.
+    pub fn question_marked(&self, schema: &str) -> Option<Question> {
+        let marked = || "\"_deleted_at\" IS NOT NULL".to_owned();
+        let filter = (self.deletes == Deletes::Mark).then(marked)?;
+        Some(Question { filter: Some(filter), ..self.question_there(schema) })
     }
 
     /// Its rule in `tables-config.json`.
@@ -320,7 +375,22 @@ impl Table {
         match (self.way, &self.key) {
             (Way::Key, Some(key)) => set("replication_key", json!(key.column)),
             (Way::Xmin, _) => set("replication_key", json!("xmin")),
+            (Way::Diff, _) => set("mode", json!("diff")),
             _ => set("mode", json!("full-refresh")),
+        }
+        if self.versions {
+            set("mode", json!("incremental-append"));
+        }
+        match self.deletes {
+            Deletes::Keep if self.way == Way::Diff => set("deletes", json!("keep")),
+            Deletes::Keep => {}
+            Deletes::Remove => set("deletes", json!("remove")),
+            Deletes::Mark => set("deletes", json!("mark")),
+        }
+        // Small tables often lose all of their rows.
+        set("max_delete_percent", json!(100));
+        if self.spaced_out {
+            set("reconcile_every", json!("1h"));
         }
         if self.nullable_unique {
             set("unique_cols", json!(self.unique_names()));

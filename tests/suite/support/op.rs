@@ -13,6 +13,7 @@ mod schema;
 mod states;
 mod syncs;
 mod transactions;
+mod verify;
 
 use fastrand::Rng;
 
@@ -31,13 +32,14 @@ pub struct Operation {
 }
 
 /// All operations, by what they are about.
-pub const GROUPS: [&[Operation]; 6] = [
+pub const GROUPS: [&[Operation]; 7] = [
     rows::OPERATIONS,
     transactions::OPERATIONS,
     schema::OPERATIONS,
     syncs::OPERATIONS,
     states::OPERATIONS,
     destination::OPERATIONS,
+    verify::OPERATIONS,
 ];
 
 /// The operation of that name.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use postgres::Client;
 
 use super::judge::{column, literal, quoted};
-use super::model::Table;
+use super::model::{Deletes, Table};
 
 /// What there is to know of a column, as the catalog has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,13 @@ pub fn difference(
         .into_iter()
         .filter(|shape| Some(&shape.name) != table.excluded.as_ref())
         .collect();
-    let found = shapes(destination, &to);
+    let mut found = shapes(destination, &to);
+    if table.deletes == Deletes::Mark {
+        match found.iter().position(|shape| shape.name == "_deleted_at") {
+            Some(at) => drop(found.remove(at)),
+            None => return Some("there is no column for marks".to_owned()),
+        }
+    }
     let names =
         |shapes: &[Shape]| shapes.iter().map(|shape| shape.name.clone()).collect::<Vec<_>>();
     if names(&wanted) != names(&found) {
@@ -127,6 +133,9 @@ pub fn difference(
         if shape.not_null && !there.not_null && column(destination, &nulls) == ["0"] {
             return Some(format!("the column {} refuses NULL there and not here", shape.name));
         }
+    }
+    if table.versions {
+        return None;
     }
     let by_index = !table.nullable_unique || destination_major >= 15;
     (by_index && !has_index(destination, table, &to)).then(|| {

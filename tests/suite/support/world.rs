@@ -32,6 +32,8 @@ pub enum Property {
     Untouched,
     /// A reader sees the state before a sync or the one after it, and nothing else.
     Readers,
+    /// `verify` reports a difference if and only if there is one, and its repair leaves none.
+    Verified,
     /// A second sync changes nothing.
     Idempotent,
     /// No sync leaves anything behind.
@@ -77,6 +79,8 @@ pub struct Transaction {
 pub struct Sight {
     pub oid: Option<String>,
     pub rows: Rows,
+    /// Rows that are marked as deleted.
+    pub marked: Rows,
 }
 
 /// The state of a story.
@@ -100,6 +104,8 @@ pub struct World {
     pub staged: bool,
     /// Whether the source may hold other rows than when it was last looked at.
     pub unseen: bool,
+    /// Whether the last run was asked to look for deleted rows.
+    pub reconcile_asked: bool,
     servers: (Arc<Servers>, Arc<Servers>),
     superusers: [Client; 2],
     directory: TempDir,
@@ -151,6 +157,7 @@ impl World {
             ],
             staged: false,
             unseen: false,
+            reconcile_asked: false,
             servers,
             directory: tempfile::tempdir().expect("a directory"),
             path,

@@ -43,7 +43,7 @@ fn drop_staging(world: &mut World, rng: &mut Rng) -> Outcome {
         return Ok(Found::Surely);
     }
     let staging = world.qualified(&format!("{name}_stg"));
-    if world.at_destination(&format!("DROP TABLE {staging}")) {
+    if world.at_destination(&format!("DROP TABLE {staging}")) && !world.tables[at].versions {
         world.tables[at].call_for_copy(Copying::Called);
     }
     Ok(Found::Surely)
