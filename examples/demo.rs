@@ -46,8 +46,12 @@ const NEW_SCHEMA: &str = "
 
 const TABLES: &str = r#"[
     {"name": "customers", "replication_key": "updated_at"},
-    {"name": "orders", "replication_key": "updated_at"}
+    {"name": "orders", "replication_key": "updated_at", "deletes": "remove"}
 ]"#;
+
+const SPOILT: &str = "
+    UPDATE customers SET name = 'spoilt' WHERE id = 7;
+    DELETE FROM customers WHERE id = 8;";
 
 fn main() {
     say("Starting two PostgreSQL servers, a source and a destination ...");
@@ -69,6 +73,17 @@ fn main() {
     say("The table of orders gets a new column and a wider type. The next sync notices.");
     source.batch_execute(NEW_SCHEMA).expect("the shop changes");
     sync(pipeline.path());
+    compare(&mut source, &mut destination);
+
+    say("Three orders are deleted at the source. The next sync finds out.");
+    source.batch_execute("DELETE FROM orders WHERE id <= 3").expect("the shop forgets");
+    sync(pipeline.path());
+    compare(&mut source, &mut destination);
+
+    say("Somebody spoils two customers at the destination. Who can tell, and who mends it?");
+    destination.batch_execute(SPOILT).expect("the destination is spoilt");
+    run(pipeline.path(), &["verify"], 1);
+    run(pipeline.path(), &["verify", "--repair", "--table", "customers"], 0);
     compare(&mut source, &mut destination);
 
     servers.stop();
@@ -96,9 +111,13 @@ fn pipeline(servers: &Servers) -> tempfile::TempDir {
 }
 
 fn sync(pipeline: &Path) {
-    println!("$ incremental-replication sync");
-    let status = Command::new(binary()).arg("-C").arg(pipeline).arg("sync").status();
-    assert!(status.expect("the binary runs").success(), "the sync failed");
+    run(pipeline, &["sync"], 0);
+}
+
+fn run(pipeline: &Path, arguments: &[&str], code: i32) {
+    println!("$ incremental-replication {}", arguments.join(" "));
+    let status = Command::new(binary()).arg("-C").arg(pipeline).args(arguments).status();
+    assert_eq!(status.expect("the binary runs").code(), Some(code), "it ended otherwise");
 }
 
 /// The real binary: `DEMO_BINARY` where the demo is installed, else the one that cargo puts one

@@ -87,13 +87,33 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
             print(&script)
         }
         Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command())
-                .render(&mut page)
+            let page = man_page()
                 .map_err(|error| Error::bug("the man page cannot be made").caused_by(&error))?;
             print(&page)
         }
     }
+}
+
+/// One page for all commands: the library writes one for each, which nobody would find.
+fn man_page() -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    let mut command = Cli::command();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    command.build();
+    let with_options =
+        |command: &&clap::Command| command.get_opts().any(|option| !option.is_global_set());
+    for command in command.get_subcommands().filter(with_options) {
+        writeln!(page, ".SH \"OPTIONS OF {}\"", command.get_name().to_uppercase())?;
+        let own = command.clone().mut_args(|option| {
+            let hidden = option.is_hide_set() || option.is_global_set();
+            option.hide(hidden)
+        });
+        let mut options = Vec::new();
+        clap_mangen::Man::new(own).render_options_section(&mut options)?;
+        let options = String::from_utf8_lossy(&options);
+        page.write_all(options.replacen(".SH OPTIONS\n", "", 1).as_bytes())?;
+    }
+    Ok(page)
 }
 
 /// A process that a signal ended says so in its code, as shells expect.

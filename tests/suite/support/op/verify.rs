@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Operation;
 use crate::support::judge::{Rows, quoted};
 use crate::support::ledger::Found;
-use crate::support::model::{Copying, Table, Way};
+use crate::support::model::{Copying, Deletes, Table, Way};
 use crate::support::running::Disturbance;
 use crate::support::world::{Failure, Outcome, Property, Sight, World, broken};
 
@@ -161,11 +161,11 @@ fn damage(world: &mut World, rng: &mut Rng) -> bool {
     let name = world.qualified(&table.destination);
     let columns = table.copied();
     let column = |rng: &mut Rng| quoted(&columns[rng.usize(..columns.len())]);
-    let some = format!(
-        "ctid IN (SELECT ctid FROM {name} ORDER BY md5(ctid::text || '{}') LIMIT {})",
-        rng.u32(..100),
-        rng.u32(1..4)
-    );
+    let drawn = format!("ORDER BY md5(ctid::text || '{}') LIMIT {}", rng.u32(..100), rng.u32(1..4));
+    let any = format!("ctid IN (SELECT ctid FROM {name} {drawn})");
+    // What is marked cannot be brought back once it is gone.
+    let live = if table.deletes == Deletes::Mark { "WHERE \"_deleted_at\" IS NULL" } else { "" };
+    let some = format!("ctid IN (SELECT ctid FROM {name} {live} {drawn})");
     let index = world.qualified(&format!("{}_replicated_key", table.destination));
     let list = columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
     let (sql, doubles) = match rng.u32(..7) {
@@ -190,9 +190,9 @@ fn damage(world: &mut World, rng: &mut Rng) -> bool {
                 false,
             )
         }
-        5 if table.deletes == crate::support::model::Deletes::Mark => {
+        5 if table.deletes == Deletes::Mark => {
             let marked = "CASE WHEN \"_deleted_at\" IS NULL THEN now() END";
-            (format!("UPDATE {name} SET \"_deleted_at\" = {marked} WHERE {some}"), false)
+            (format!("UPDATE {name} SET \"_deleted_at\" = {marked} WHERE {any}"), false)
         }
         6 if !table.versions => (
             format!(
