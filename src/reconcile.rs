@@ -17,6 +17,9 @@ use crate::sql::digest;
 /// little memory.
 const MOST_WANTED: usize = 100_000;
 
+/// The SQLSTATE of what a role is not allowed to do.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// What a comparison has found.
 #[derive(Clone, Debug)]
 pub struct Compared {
@@ -113,7 +116,13 @@ impl Application<'_> {
     /// The source's digests of rows in these buckets travel into the destination.
     fn send_digests(&mut self, comparison: &Comparison, buckets: &Buckets) -> Result<()> {
         let query = comparison.source.per_row(buckets, comparison.pending.as_deref());
-        self.at_destination("make room for digests", &digest::stage_digests())?;
+        let staged = self.at_destination("make room for digests", &digest::stage_digests());
+        staged.map_err(|error| match error.sqlstate.as_deref() {
+            Some(INSUFFICIENT_PRIVILEGE) => {
+                error.hint("grant the destination's user TEMPORARY on its database")
+            }
+            _ => error,
+        })?;
         let Self { source, destination, log, table, progress, .. } = self;
         debug(log, table, Side::Source, &query);
         let into = digest::copy_digests();

@@ -184,6 +184,10 @@ impl TableVerification<'_> {
     /// The source's condition on rows that are newer than the last sync.
     fn pending(&mut self, situation: &Situation) -> Result<Option<String>> {
         let (source, key) = (situation.source, situation.shape.key.as_ref());
+        let (_, receipts) = catalog::destination_schema(self.destination, &situation.receipts())?;
+        if !receipts {
+            return Ok(None);
+        }
         let directory = &self.pipeline.directory;
         let found =
             state::remember(directory, self.table, situation.destination, key, self.destination)?;

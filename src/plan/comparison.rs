@@ -284,3 +284,83 @@ pub fn is_due(rule: &Rule, asked: bool, last: Option<Timestamp>, now: Timestamp)
     // A clock that was set back must not put it off for ever.
     asked || now < last || now.duration_since(last).unsigned_abs() >= every
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{ColumnChoice, InitialPath, Mode, OnSchemaChange};
+
+    fn rule(deletes: Deletes, reconcile_every: Option<Duration>) -> Rule {
+        Rule {
+            name: "t".to_owned(),
+            destination_name: "t".to_owned(),
+            replication_key: None,
+            unique_columns: None,
+            mode: Mode::IncrementalDeduped,
+            deletes,
+            reconcile_every,
+            max_delete_percent: 50,
+            on_schema_change: OnSchemaChange::Resync,
+            columns: ColumnChoice::All,
+            filter: None,
+            initial: InitialPath::Copy,
+            lookback: None,
+            settle: Duration::ZERO,
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    #[test]
+    fn deleted_rows_are_looked_for_when_it_is_time() {
+        let hour = Some(Duration::from_hours(1));
+        let spaced = rule(Deletes::Remove, hour);
+        assert!(!is_due(&rule(Deletes::Keep, None), true, None, at(0)));
+        assert!(is_due(&rule(Deletes::Mark, None), false, Some(at(0)), at(0)));
+        assert!(is_due(&spaced, false, None, at(0)));
+        assert!(!is_due(&spaced, false, Some(at(0)), at(3599)));
+        assert!(is_due(&spaced, false, Some(at(0)), at(3600)));
+        assert!(is_due(&spaced, true, Some(at(0)), at(1)));
+        // The clock was set back.
+        assert!(is_due(&spaced, false, Some(at(10)), at(0)));
+        assert!(!is_due(&spaced, false, Some(at(10)), at(10)));
+    }
+
+    fn mending(extra: Deletes, percent: Option<u8>) -> Mending {
+        Mending {
+            extra,
+            max_delete_percent: percent,
+            before: Vec::new(),
+            selection: Selection {
+                table: crate::sql::Qualified::new("s", "t"),
+                columns: Vec::new(),
+                filter: None,
+                condition: None,
+            },
+            format: Format::Text,
+            into: String::new(),
+            hint: None,
+            unsure_of: None,
+            merge: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_stop_says_what_was_seen_and_what_would_have_happened() {
+        let stopped = mending(Deletes::Remove, Some(50)).stop(600, 1000).unwrap();
+        assert_eq!(
+            stopped.message,
+            "600 of the destination's 1000 rows (60 %) would be removed, and `max_delete_percent` \
+             is 50"
+        );
+        let marked = mending(Deletes::Mark, Some(1)).stop(600, 1000).unwrap();
+        assert!(marked.message.contains("would be marked"), "{marked}");
+        assert_eq!(mending(Deletes::Remove, Some(60)).stop(600, 1000), None);
+        assert_eq!(mending(Deletes::Keep, Some(1)).stop(600, 1000), None);
+        assert_eq!(mending(Deletes::Remove, None).stop(600, 1000), None);
+    }
+}

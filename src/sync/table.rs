@@ -240,6 +240,10 @@ impl TableSync<'_> {
             Mode::Diff if newer_are_read => (Depth::Keys, Expected::Few),
             Mode::Diff => (Depth::Rows, Expected::Many),
             Mode::IncrementalDeduped => {
+                if self.request.reconcile && self.rule.deletes == Deletes::Keep {
+                    let said = "rows that the source no longer has stay: `deletes` is `keep`";
+                    self.log.info(Some(&self.rule.name), said);
+                }
                 let (asked, last) = (self.request.reconcile, before.reconciled_at);
                 let due = plan::is_due(self.rule, asked, last, Timestamp::now());
                 due.then_some((Depth::Keys, Expected::Few))?

@@ -183,3 +183,52 @@ fn rows_are_compared_by_their_text_whatever_the_encodings() {
     case.run(&["verify", "--repair"]).expect(0).says("1 different");
     case.run(&["verify"]).expect(0);
 }
+
+#[test]
+fn a_signal_ends_a_comparison_at_once_and_leaves_nothing() {
+    let setup = "CREATE TABLE numbers (id int PRIMARY KEY); INSERT INTO numbers VALUES (1);
+                 CREATE FUNCTION slow() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM pg_sleep(60)';
+                 CREATE VIEW wait AS SELECT id, CASE WHEN id > 1 THEN slow() END AS pause FROM numbers;";
+    let rules = json!([{"name": "wait", "mode": "full-refresh", "unique_cols": ["id"]}]);
+    let mut case = Case::new(setup, &rules);
+    case.sync();
+    case.at_source("INSERT INTO numbers VALUES (2)");
+    let mut verifying = case.start(&["verify"]);
+    let busy = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                AND datname = current_database()";
+    let mut session = case.another_source();
+    while crate::support::judge::column(&mut session, busy) == ["0"] {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let started = std::time::Instant::now();
+    let id = verifying.id().to_string();
+    std::process::Command::new("kill").args(["-TERM", &id]).status().expect("a signal");
+    assert_eq!(verifying.wait().expect("a child").code(), Some(143));
+    assert!(started.elapsed() < std::time::Duration::from_secs(20));
+    case.wait_until_alone();
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_destination_that_forbids_temporary_tables_is_told_apart() {
+    let mut case = shop();
+    let database = case.database.clone();
+    let mut superuser = case.destination_superuser();
+    let own = format!(
+        "ALTER DATABASE {database} OWNER TO postgres; REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC; GRANT CREATE, CONNECT ON DATABASE {database} TO writer"
+    );
+    superuser.batch_execute(&own).expect("privileges");
+    case.run(&["verify"]).expect(0);
+    case.at_destination("UPDATE orders SET total = 0 WHERE id = 1");
+    let run = case.run(&["verify", "--table", "orders"]);
+    run.expect(1).says("grant the destination's user TEMPORARY");
+}
+
+#[test]
+fn without_receipts_nothing_counts_as_pending() {
+    let mut case = shop();
+    case.at_destination("DROP TABLE _sync_state");
+    case.run(&["verify"]).expect(0);
+    case.at_source("INSERT INTO orders (id, updated_at) VALUES (500, now())");
+    assert_eq!(verify(&case, 1)["tables"][0]["missing"], 1);
+}
