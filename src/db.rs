@@ -58,8 +58,6 @@ pub struct Server {
     pub running_since: String,
     /// Whether it is a standby.
     pub in_recovery: bool,
-    /// Whether the database keeps text in UTF-8.
-    pub utf8: bool,
     /// The cluster's own number, where the host tells it.
     #[serde(default)]
     pub system_identifier: Option<String>,

@@ -46,8 +46,6 @@ pub struct Situation<'a> {
     pub destination_version: u32,
     /// What a copy made now is made with.
     pub origin: &'a Origin,
-    /// Whether both servers keep text in UTF-8, so that its bytes can be compared.
-    pub utf8: bool,
     /// Whether the source's snapshot is still needed when the plan has been carried out.
     pub snapshot_kept: bool,
 }

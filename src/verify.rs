@@ -169,7 +169,6 @@ impl TableVerification<'_> {
             staging: staging.as_ref(),
             destination_version: self.destination.server.version,
             origin: &origin,
-            utf8: self.source.server.utf8 && self.destination.server.utf8,
             snapshot_kept: true,
         };
         plan::ready_to_compare(&situation)?;

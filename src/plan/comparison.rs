@@ -146,8 +146,9 @@ pub fn compare(
     let whole = versions || shape.unique_columns.is_empty();
     let digest = |side: Side, prefix: &str| {
         let hashed = |columns: Vec<&Digested>| {
-            let value = |column: &Digested| (column.class.clone(), value(column, side, prefix));
-            digest::expression(columns.into_iter().map(value), situation.utf8)
+            let values: Vec<String> =
+                columns.into_iter().map(|column| value(column, side, prefix)).collect();
+            digest::expression(&values)
         };
         let forgotten = usize::from(planted(Fault::ColumnUndigested));
         let row = hashed(shape.digested.iter().skip(forgotten).collect());
@@ -209,24 +210,18 @@ pub fn describe(
         Side::Destination => &comparison.destination,
     };
     let prefix = digest.alias.map(|alias| format!("{alias}.")).unwrap_or_default();
-    let shown = |name: &String| {
-        let column = shape.digested.iter().find(|column| column.name == *name)?;
-        let value = value(column, side, &prefix);
-        Some(format!(
-            "CASE num_nulls({value}) WHEN 0 THEN left(concat({value}), {LONGEST_VALUE}) END"
-        ))
-    };
     let values = telling_columns(situation);
-    let hashed = |column: &Digested| {
-        let value = (column.class.clone(), value(column, side, &prefix));
-        digest::expression([value], situation.utf8)
+    let shown = |name: &String| {
+        let column = format!("{prefix}{}", identifier(name));
+        format!("CASE num_nulls({column}) WHEN 0 THEN left(concat({column}), {LONGEST_VALUE}) END")
     };
+    let hashed = |column: &Digested| digest::expression(&[value(column, side, &prefix)]);
     let all: Vec<String> =
-        values.iter().filter_map(shown).chain(shape.digested.iter().map(hashed)).collect();
+        values.iter().map(shown).chain(shape.digested.iter().map(hashed)).collect();
     digest.describe(&all, digests)
 }
 
-/// A column's value as it is digested on one side.
+/// A column's value in bytes, as it is digested on one side.
 fn value(column: &Digested, side: Side, prefix: &str) -> String {
     let rendering = match side {
         Side::Source => &column.source,

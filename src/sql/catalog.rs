@@ -13,7 +13,6 @@ SELECT json_build_object(
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
   'process', pg_backend_pid(),
-  'utf8', current_setting('server_encoding') = 'UTF8',
   'in_recovery', pg_is_in_recovery())";
 
 /// The cluster's own number. Some hosts forbid the question.

@@ -56,7 +56,6 @@ impl TableSync<'_> {
             staging: staging.as_ref(),
             destination_version: self.destination.server.version,
             origin: &origin,
-            utf8: self.source.server.utf8 && self.destination.server.utf8,
             snapshot_kept: self.request.verify,
         };
         let found = state::remember(

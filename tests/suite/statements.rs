@@ -107,7 +107,6 @@ impl Facts {
             staging: self.staging.as_ref(),
             destination_version: self.version,
             origin: &origin,
-            utf8: true,
             snapshot_kept: false,
         };
         let receipt = Receipt {

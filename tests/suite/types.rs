@@ -83,3 +83,58 @@ fn a_destination_column_has_the_sources_type_or_the_one_that_stands_for_it() {
         .collect();
     snapshot("mapping__types", &mapped);
 }
+
+/// The values and NULL, unless a domain refuses that.
+fn with_null<'a>(data_type: &str, values: &[&'a str]) -> Vec<&'a str> {
+    let null = (!data_type.contains("domain")).then_some("NULL");
+    values.iter().copied().chain(null).collect()
+}
+
+/// In each table a row for each pair of values, NULL among them: the first at the source, and the
+/// second at the destination.
+#[test]
+fn every_value_is_told_from_every_other_by_its_digest() {
+    let tables = VALUES.iter().enumerate().map(|(number, (data_type, values))| {
+        let values = with_null(data_type, values);
+        let count = values.len();
+        let pairs = values.iter().enumerate().flat_map(|(one, value)| {
+            (0..count).map(move |other| format!("({}, {value}::{data_type})", one * count + other))
+        });
+        format!(
+            "CREATE TABLE type_{number} (id int PRIMARY KEY, value {data_type});
+             INSERT INTO type_{number} VALUES {};",
+            pairs.collect::<Vec<_>>().join(", ")
+        )
+    });
+    let setup = format!("{TYPES} {}", tables.collect::<String>());
+    let names: Vec<String> = (0..VALUES.len()).map(|number| format!("type_{number}")).collect();
+    let rules: Vec<_> = names.iter().map(|name| json!({"name": name, "mode": "diff"})).collect();
+    let mut case = Case::new(&setup, &json!(rules));
+    case.sync();
+    case.run(&["verify", "--quiet"]).expect(0);
+    let printed = |name: &str| {
+        format!(
+            "SELECT CASE num_nulls(value) WHEN 0 THEN format('=%s', value) END FROM {name} ORDER BY id"
+        )
+    };
+    let mut expected = Vec::new();
+    for (name, (data_type, values)) in names.iter().zip(VALUES) {
+        let count = with_null(data_type, values).len();
+        let before = case.ask(&printed(name));
+        case.at_destination(&format!(
+            "UPDATE {name} AS row SET value = other.value FROM {name} AS other \
+             WHERE other.id = row.id % {count} * {count}"
+        ));
+        let after = case.ask(&printed(name));
+        expected.push(before.iter().zip(&after).filter(|(one, other)| one != other).count());
+    }
+    let run = case.run(&["verify", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+    for ((table, expected), (data_type, _)) in
+        document["tables"].as_array().expect("tables").iter().zip(expected).zip(VALUES)
+    {
+        assert_eq!(table["different"], expected, "{data_type}: {table}");
+    }
+    case.sync();
+    case.run(&["verify", "--quiet"]).expect(0);
+}

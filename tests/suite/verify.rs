@@ -232,3 +232,31 @@ fn without_receipts_nothing_counts_as_pending() {
     case.at_source("INSERT INTO orders (id, updated_at) VALUES (500, now())");
     assert_eq!(verify(&case, 1)["tables"][0]["missing"], 1);
 }
+
+#[test]
+fn values_that_two_rows_have_exchanged_are_found_in_a_bucket_of_their_own() {
+    let setup = "CREATE TABLE ranks (id int PRIMARY KEY, name text, rank int, score bigint, price numeric);
+                 INSERT INTO ranks SELECT n, 'name ' || n, n, n, n FROM generate_series(1, 100) n";
+    let mut case = Case::new(setup, &json!([{"name": "ranks", "mode": "full-refresh"}]));
+    case.sync();
+    for column in ["name", "rank", "score", "price"] {
+        case.at_destination(&format!(
+            "UPDATE ranks AS r SET {column} = o.{column} FROM ranks AS o WHERE r.id + o.id = 3"
+        ));
+        let document = verify(&case, 1);
+        assert_eq!(document["tables"][0]["different"], 2, "{column}");
+        case.run(&["verify", "--repair", "-q"]).expect(0);
+    }
+    // What a weaker hash would take for the same.
+    for (column, one, other) in [
+        ("score", "-1", "4294967295"),
+        ("score", "1", "4294967296"),
+        ("price", "5", "-5"),
+        ("price", "'NaN'", "NULL"),
+    ] {
+        case.at_source(&format!("UPDATE ranks SET {column} = {one} WHERE id = 7"));
+        case.sync();
+        case.at_destination(&format!("UPDATE ranks SET {column} = {other} WHERE id = 7"));
+        assert_eq!(verify(&case, 1)["tables"][0]["different"], 1, "{column}: {one}, {other}");
+    }
+}
