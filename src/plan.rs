@@ -17,7 +17,7 @@ pub use comparison::{
 pub use decision::{Decision, Remembered, decide, ready_to_compare};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
-pub use reading::{Since, since, unseen};
+pub use reading::{Since, since, tells_what_is_newer, unseen};
 pub use shape::{Shape, origin, shape};
 
 use crate::config::{Mode, Rule, Side};

@@ -62,10 +62,19 @@ pub struct Progress {
     /// every sync.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconciled_at: Option<Timestamp>,
-    /// For a table that is compared by digests: the oldest transaction at the destination that may
-    /// write to it after this sync looked, in 64 bits.
+    /// For a table that is compared by digests: since when others would be noticed who write to it
+    /// at the destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination_xmin: Option<u64>,
+    pub destination: Option<Watch>,
+}
+
+/// Since when rows of others are noticed at the destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The cluster's own number, where the host tells it.
+    pub system_identifier: Option<String>,
+    /// The oldest transaction that may write after the sync had looked, in 64 bits.
+    pub xmin: u64,
 }
 
 impl Progress {
@@ -105,7 +114,7 @@ impl Progress {
             position,
             storage,
             reconciled_at: self.reconciled_at.min(other.reconciled_at),
-            destination_xmin: None,
+            destination: None,
         }
     }
 }

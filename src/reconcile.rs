@@ -10,11 +10,11 @@ use crate::db::Session;
 use crate::digest::{Bucket, Buckets, Differences};
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
-use crate::plan::{Comparison, Mending, Reconciliation};
+use crate::plan::{Comparison, Mending, Reconciliation, Step};
 use crate::sql::digest;
 
-/// How many rows are asked for by their digests in one query: enough for most differences, and
-/// little memory.
+/// How many rows are asked for by their digests: enough for most differences, and little memory.
+/// Where there are more, all rows of the buckets that differ are read.
 const MOST_WANTED: usize = 100_000;
 
 /// The SQLSTATE of what a role is not allowed to do.
@@ -31,8 +31,8 @@ pub struct Compared {
     pub differences: Differences,
     /// How many of the destination's rows share a digest of which the source has not as many.
     pub unequal: u64,
-    /// Whether the digests of single rows were compared, and can be asked.
-    pub in_detail: bool,
+    /// The buckets of which the digests of single rows were compared; none where all agree.
+    pub looked_into: Option<Buckets>,
 }
 
 /// What mending has done.
@@ -48,7 +48,7 @@ impl Application<'_> {
     /// Compares, and puts right what differs. `None` where nothing does.
     pub(crate) fn reconcile(&mut self, reconciliation: &Reconciliation) -> Result<Option<Mended>> {
         let compared = self.compare(&reconciliation.comparison)?;
-        if !compared.in_detail {
+        if compared.looked_into.is_none() {
             return Ok(None);
         }
         crash::at("compared");
@@ -67,7 +67,7 @@ impl Application<'_> {
             destination_rows: None,
             differences: Differences::default(),
             unequal: 0,
-            in_detail: false,
+            looked_into: None,
         };
         let buckets = if comparison.versions {
             // The destination holds more than the source: no sum can agree.
@@ -89,7 +89,7 @@ impl Application<'_> {
         let sql = comparison.destination.compare(&buckets, comparison.versions);
         self.at_destination("compare the digests", &sql)?;
         (compared.differences, compared.unequal) = self.count()?;
-        compared.in_detail = true;
+        compared.looked_into = Some(buckets);
         Ok(compared)
     }
 
@@ -159,46 +159,59 @@ impl Application<'_> {
         let mut mended = Mended::default();
         let some = compared.unequal > 0 && !comparison.versions;
         if some && !planted(Fault::ExtraForgotten) {
-            mended.deleted = self.remove(comparison, mending.extra)?;
+            mended.deleted = self.remove(comparison, mending)?;
         }
         self.steps(&mending.before)?;
-        let mut above = None;
-        loop {
-            let wanted = self.wanted(above)?;
-            let Some(last) = wanted.last() else { return Ok(mended) };
-            above = Some(*last);
-            mended.written += self.fetch(comparison, mending, &wanted)?;
+        if let Some(buckets) = &compared.looked_into {
+            mended.written = self.fetch(comparison, mending, buckets)?;
         }
+        Ok(mended)
     }
 
-    fn remove(&mut self, comparison: &Comparison, extra: Deletes) -> Result<u64> {
+    fn remove(&mut self, comparison: &Comparison, mending: &Mending) -> Result<u64> {
         let digest = &comparison.destination;
-        let remove = "remove rows that the source does not have";
-        match extra {
-            Deletes::Remove => self.at_destination(remove, &digest.remove()),
-            Deletes::Mark => {
-                let marked =
-                    self.at_destination("mark rows that the source does not have", &digest.mark())?;
-                Ok(marked + self.at_destination(remove, &digest.remove_doubled())?)
-            }
-            Deletes::Keep => self.at_destination(remove, &digest.remove_doubled()),
+        let mut deleted = 0;
+        if mending.extra == Deletes::Remove {
+            let purpose = "remove rows that the source does not have";
+            return self.at_destination(purpose, &digest.remove());
         }
+        if mending.extra == Deletes::Mark {
+            let purpose = "mark rows that the source does not have";
+            deleted += self.at_destination(purpose, &digest.mark())?;
+        }
+        if mending.doubled {
+            deleted += self.at_destination("remove doubled rows", &digest.remove_doubled())?;
+        }
+        Ok(deleted)
     }
 
-    /// Some of the keys' digests whose rows are wanted from the source.
-    fn wanted(&mut self, above: Option<i64>) -> Result<Vec<i64>> {
-        let sql = digest::wanted_digests(above, MOST_WANTED);
+    /// Lets the rows travel that are wanted from the source, and merges them.
+    fn fetch(
+        &mut self,
+        comparison: &Comparison,
+        mending: &Mending,
+        buckets: &Buckets,
+    ) -> Result<u64> {
+        let sql = digest::wanted_digests(MOST_WANTED + 1);
         let rows = self.destination.rows("list what is wanted", &sql)?;
-        Ok(rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect())
-    }
-
-    /// Lets the rows with these digests travel, and merges them.
-    fn fetch(&mut self, comparison: &Comparison, mending: &Mending, wanted: &[i64]) -> Result<u64> {
-        let wanted = comparison.source.wanted(wanted);
-        if let Some(step) = mending.no_shared_key(&wanted) {
-            self.steps(&[step])?;
+        let wanted: Vec<i64> =
+            rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+        if wanted.is_empty() {
+            return Ok(0);
         }
-        self.travel(&mending.fetch(&wanted), &[], false)?;
+        let many = wanted.len() > MOST_WANTED;
+        let condition = if many {
+            buckets.condition(&comparison.source.key)
+        } else {
+            Some(comparison.source.wanted(&wanted))
+        };
+        let check: Vec<Step> = mending.no_shared_key(condition.as_deref()).into_iter().collect();
+        self.steps(&check)?;
+        self.travel(&mending.fetch(condition), &[], false)?;
+        if many {
+            let forget = comparison.destination.forget_unwanted(&mending.staging);
+            self.at_destination("leave out what is not wanted", &forget)?;
+        }
         Ok(self.steps(&mending.merge)?.unwrap_or_default())
     }
 

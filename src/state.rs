@@ -9,7 +9,7 @@ use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::plan::Remembered;
-use crate::receipt::{Receipt, VERSION};
+use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::{self, Qualified};
 use crate::table::{DestinationTable, RECEIPTS};
 use crate::watermark::key::Key;
@@ -108,7 +108,9 @@ fn confirmed(
     }
     warnings
         .push(format!("there is no receipt at the destination: {} counts", file_name(&table.name)));
-    Ok(Remembered::Receipt(Box::new(file)))
+    // Nor does anything tell who has written to the destination since.
+    let progress = Progress { destination: None, ..file.progress };
+    Ok(Remembered::Receipt(Box::new(Receipt { progress, ..file })))
 }
 
 fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Result<Remembered> {

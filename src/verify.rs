@@ -230,6 +230,15 @@ impl TableVerification<'_> {
         };
         let repair = plan::reconcile(situation, comparison, extra).as_repair(situation);
         let mended = application.mend(&repair, &compared)?;
+        let left = application.compare(&repair.comparison)?.differences;
+        if left.is_wrong() {
+            application.destination.run("roll back", session::ROLLBACK)?;
+            return Err(Error::table(format!(
+                "the repair was undone, for it left {}",
+                left.described()
+            ))
+            .hint("look for a trigger or a rule on the table at the destination"));
+        }
         application.destination.run("commit", session::COMMIT)?;
         verdict.repaired = Some(mended);
         Ok(())

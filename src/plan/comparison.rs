@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::fault::{Fault, planted};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::digest::Digest;
-use crate::sql::{ddl, identifier};
+use crate::sql::{Qualified, ddl, identifier};
 use crate::table::DELETED_AT;
 
 /// How much of a row is compared.
@@ -61,6 +61,9 @@ pub struct Comparison {
 pub struct Mending {
     /// What becomes of rows that only the destination has.
     pub extra: Deletes,
+    /// Whether rows may stand there twice. Where the unique index forbids it, rows that seem to do
+    /// have keys that share a digest.
+    pub doubled: bool,
     /// The greatest part of the table that may be removed or marked.
     pub max_delete_percent: Option<u8>,
     /// What must be there before rows are merged.
@@ -69,7 +72,9 @@ pub struct Mending {
     pub selection: Selection,
     /// How they travel.
     pub format: Format,
-    /// The staging table's COPY.
+    /// The staging table.
+    pub staging: Qualified,
+    /// Its COPY.
     pub into: String,
     /// What to look at when the source does not understand what it is asked.
     pub hint: Option<String>,
@@ -89,9 +94,9 @@ pub struct Reconciliation {
 }
 
 impl Mending {
-    /// The way of the rows whose keys have these digests.
+    /// The way of the rows that meet a condition.
     #[must_use]
-    pub fn fetch(&self, wanted: &str) -> Load {
+    pub fn fetch(&self, wanted: Option<String>) -> Load {
         Load {
             from: Reading::Copy(self.wanted(wanted).copy_out(self.format)),
             into: self.into.clone(),
@@ -100,15 +105,16 @@ impl Mending {
         }
     }
 
-    fn wanted(&self, condition: &str) -> Selection {
-        Selection { condition: Some(condition.to_owned()), ..self.selection.clone() }
+    fn wanted(&self, condition: Option<String>) -> Selection {
+        Selection { condition, ..self.selection.clone() }
     }
 
     /// The step that makes sure that these rows do not share their unique columns with others.
     #[must_use]
-    pub fn no_shared_key(&self, wanted: &str) -> Option<Step> {
+    pub fn no_shared_key(&self, wanted: Option<&str>) -> Option<Step> {
         let unique_columns = self.unsure_of.as_ref()?;
-        Some(super::incremental::no_shared_key(&self.wanted(wanted), unique_columns))
+        let selection = self.wanted(wanted.map(str::to_owned));
+        Some(super::incremental::no_shared_key(&selection, unique_columns))
     }
 
     /// Why so many rows must not be removed, if so.
@@ -245,11 +251,13 @@ pub fn reconcile(situation: &Situation, comparison: Comparison, extra: Deletes) 
     merge.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
     let mending = Mending {
         extra,
+        doubled: false,
         max_delete_percent: Some(rule.max_delete_percent),
         before: Vec::new(),
         selection: shape.selection(rule, situation.source, None),
         format: shape.format,
         into: copy_in(&staging, &shape.names(), shape.format, false),
+        staging,
         hint: super::shape::filter_hint(rule),
         unsure_of: (!shape.unique_at_source && !shape.unique_columns.is_empty())
             .then(|| shape.unique_columns.clone()),
@@ -264,6 +272,7 @@ impl Reconciliation {
     #[must_use]
     pub fn as_repair(mut self, situation: &Situation) -> Self {
         self.mending.max_delete_percent = None;
+        self.mending.doubled = true;
         self.mending.before = super::incremental::in_place_changes(situation);
         self
     }
@@ -328,16 +337,18 @@ mod tests {
     fn mending(extra: Deletes, percent: Option<u8>) -> Mending {
         Mending {
             extra,
+            doubled: false,
             max_delete_percent: percent,
             before: Vec::new(),
             selection: Selection {
-                table: crate::sql::Qualified::new("s", "t"),
+                table: Qualified::new("s", "t"),
                 columns: Vec::new(),
                 filter: None,
                 condition: None,
             },
             format: Format::Text,
             into: String::new(),
+            staging: Qualified::new("s", "t_stg"),
             hint: None,
             unsure_of: None,
             merge: Vec::new(),

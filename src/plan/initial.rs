@@ -1,7 +1,7 @@
 //! The first copy: load a new table, then let it take the old one's name.
 
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
-use crate::config::{ColumnChoice, InitialPath, Rule};
+use crate::config::{ColumnChoice, InitialPath, Mode, Rule};
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::receipt::{Receipt, VERSION};
@@ -99,7 +99,9 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
         Kind::ForeignTable => return Some("it is a foreign table"),
         Kind::Other => return Some("it is not a table"),
     }
-    if rule.columns != ColumnChoice::All {
+    if rule.mode == Mode::IncrementalAppend {
+        Some("versions are told apart to the last bit, which text does not keep")
+    } else if rule.columns != ColumnChoice::All {
         Some("the rule chooses columns")
     } else if rule.filter.is_some() {
         Some("the rule has a filter")

@@ -1,5 +1,6 @@
 //! Which rows a merge reads: what changed since the last sync, and nothing that could be left out.
 
+use crate::config::Rule;
 use crate::fault::{Fault, planted};
 use crate::receipt::Progress;
 use crate::sql::copy::or_in_tables;
@@ -67,6 +68,13 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
     since
 }
 
+/// Whether what changed in a table can be told by the transactions that wrote its rows alone. What
+/// a filter or a policy lets through may depend on other tables.
+#[must_use]
+pub fn tells_what_is_newer(rule: &Rule, source: &SourceTable) -> bool {
+    source.lacks_xmin().is_none() && rule.filter.is_none() && !source.row_security
+}
+
 /// The condition on rows that were written since the sync that left `before`, so that the next one
 /// reads them; none where nothing tells them.
 #[must_use]
@@ -80,9 +88,13 @@ pub fn unseen(
         return Some("true".to_owned());
     }
     let start = before.watermark.start.as_deref();
-    let above = key.zip(start).map(|(key, start)| format!("({})", key.from(start)));
     let position = before.position.as_ref().filter(|_| source.lacks_xmin().is_none());
     let newer = overlap::newer(position, now, source.snapshot.xmax).ok();
+    // Where nothing but the key tells what is newer, the lookback would hide too much.
+    let read = |(key, start): (&Key, &str)| {
+        if newer.is_some() { key.since(start) } else { key.from(start) }
+    };
+    let above = key.zip(start).map(read).map(|condition| format!("({condition})"));
     let conditions: Vec<String> = above.into_iter().chain(newer).collect();
     if conditions.is_empty() {
         return None;

@@ -141,6 +141,17 @@ impl Digest {
         format!("{} AND differences.at_source > 0", self.remove())
     }
 
+    /// Removes staged rows that are not wanted, where all of some buckets were read.
+    #[must_use]
+    pub fn forget_unwanted(&self, staging: &Qualified) -> String {
+        let alias = self.alias.map(|alias| format!(" AS {alias}")).unwrap_or_default();
+        format!(
+            "DELETE FROM {staging}{alias} WHERE NOT EXISTS (SELECT FROM {DIFFERENCES} AS differences\n\
+             WHERE {} AND at_source > 0 AND NOT pending)",
+            self.matched(),
+        )
+    }
+
     /// Says more of the rows whose keys have these digests: the digest, and what else is asked for.
     #[must_use]
     pub fn describe(&self, more: &[String], digests: &[i64]) -> String {
@@ -170,8 +181,10 @@ const UNEQUAL: &str =
 /// Makes room for the source's digests.
 #[must_use]
 pub fn stage_digests() -> String {
+    // There may be those of an earlier comparison in this transaction.
     format!(
-        "CREATE TEMPORARY TABLE {} (key_digest bigint, row_digest bigint, pending boolean)\n\
+        "DROP TABLE IF EXISTS {STAGED_DIGESTS}, {DIFFERENCES};\n\
+         CREATE TEMPORARY TABLE {} (key_digest bigint, row_digest bigint, pending boolean)\n\
          ON COMMIT DROP",
         STAGED_DIGESTS.trim_start_matches("pg_temp.")
     )
@@ -198,13 +211,11 @@ pub fn count_differences() -> String {
     )
 }
 
-/// The digests of keys whose rows the source has, above a digest, the lowest first.
+/// The digests of keys whose rows are wanted from the source.
 #[must_use]
-pub fn wanted_digests(above: Option<i64>, limit: usize) -> String {
-    let above = above.map(|above| format!(" AND key_digest > {above}")).unwrap_or_default();
+pub fn wanted_digests(limit: usize) -> String {
     format!(
-        "SELECT key_digest FROM {DIFFERENCES}\n\
-         WHERE at_source > 0 AND NOT pending{above} ORDER BY key_digest LIMIT {limit}"
+        "SELECT key_digest FROM {DIFFERENCES}\nWHERE at_source > 0 AND NOT pending LIMIT {limit}"
     )
 }
 
@@ -246,17 +257,29 @@ pub fn examples(kind: Kind, limit: usize) -> String {
 }
 
 /// Whether somebody has written to a table since the transaction that left its receipt, or may
-/// have: one row, one boolean. `from` is the oldest transaction that was in flight before that
-/// one began. Removed rows leave no trace here; their keys are missing.
+/// have, or has altered it or put another in its place: one row, one boolean. `from` is the oldest
+/// transaction that was in flight before that one began. Removed rows leave no trace here; their
+/// keys are missing.
 #[must_use]
 pub fn written_since(table: &Qualified, receipts: &Qualified, from: u64) -> String {
+    let newer = |row: &str| {
+        format!(
+            "age({row}.xmin) <= age('{}'::xid) AND {row}.xmin IS DISTINCT FROM receipt.xmin",
+            from % (1 << 32)
+        )
+    };
     format!(
-        "SELECT NOT (now.next BETWEEN {from} AND {from}::bigint + {HALF_OF_THE_IDS}) OR EXISTS (\n  \
-         SELECT FROM {table} WHERE age(xmin) <= age('{xid}'::xid)\n  \
-         AND xmin <> (SELECT xmin FROM {receipts} WHERE table_name = {name}))\n\
-         FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) AS now (next)",
-        xid = from % (1 << 32),
-        name = literal(&table.name),
+        "SELECT NOT (now.next BETWEEN {from} AND {from}::bigint + {HALF_OF_THE_IDS})\n  \
+         OR EXISTS (SELECT FROM {table} AS written WHERE {})\n  \
+         OR EXISTS (SELECT FROM pg_class c WHERE c.oid = {oid} AND {})\n  \
+         OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = {oid} AND {})\n\
+         FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) AS now (next)\n\
+         LEFT JOIN {receipts} AS receipt ON receipt.table_name = {}",
+        newer("written"),
+        newer("c"),
+        newer("a"),
+        literal(&table.name),
+        oid = format_args!("{}::regclass", literal(&table.to_string())),
     )
 }
 

@@ -66,7 +66,9 @@ impl Merge<'_> {
     #[must_use]
     pub fn all(&self) -> String {
         let columns = identifiers(self.columns.iter().copied());
-        format!("INSERT INTO {} ({columns})\nSELECT {columns} FROM {}", self.table, self.staging)
+        // A table may have no columns at all, and then no list of them.
+        let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
+        format!("INSERT INTO {}{list}\nSELECT {columns} FROM {}", self.table, self.staging)
     }
 
     /// One statement that adds every staged version of a row that is not there already, the same

@@ -15,7 +15,7 @@ use crate::plan::{
     self, Decision, Depth, Expected, First, Merge, Plan, Reconciliation, Since, Situation, SyncType,
 };
 use crate::progress::Progress as Bar;
-use crate::receipt::{Progress, Receipt, VERSION};
+use crate::receipt::{Progress, Receipt, VERSION, Watch};
 use crate::report::{Log, TableReport, Verbosity};
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
@@ -109,7 +109,12 @@ impl TableSync<'_> {
         let compared = application.compare(&comparison)?;
         application.destination.run("end the comparison", session::ROLLBACK)?;
         application.source.run("end the snapshot", session::COMMIT)?;
-        let differences = compared.differences;
+        let mut differences = compared.differences;
+        let spaced_out = self.rule.mode != Mode::Diff && self.rule.reconcile_every.is_some();
+        if self.rule.deletes == Deletes::Keep || spaced_out {
+            // They stay because the rule says so, for good or until it is time.
+            differences.extra = 0;
+        }
         if differences.is_wrong() {
             return Err(Error::table(format!(
                 "the copy is not right: {}",
@@ -134,7 +139,7 @@ impl TableSync<'_> {
         situation: &Situation,
         before: &Progress,
         reconciled_at: Option<Timestamp>,
-        destination_xmin: Option<u64>,
+        destination: Option<Watch>,
     ) -> Receipt {
         let source = situation.source;
         let mark = self.marks.of(&self.rule.name, source.oid);
@@ -148,7 +153,7 @@ impl TableSync<'_> {
                 watermark,
                 storage: Some(source.storage.clone()),
                 reconciled_at,
-                destination_xmin,
+                destination,
             },
         }
     }
@@ -161,18 +166,21 @@ impl TableSync<'_> {
     ) -> Result<(Plan, Receipt)> {
         match decision {
             Decision::Merge { progress, reason } => {
-                let destination_xmin = self.destination_xmin()?;
+                let watch = self.watch(situation.source)?;
                 let since = self.since(situation, &progress)?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
                 let reconciled_at = match &reconciliation {
                     Some(_) => self.now_if_spaced_out(),
                     None => progress.reconciled_at,
                 };
-                let receipt = self.receipt(situation, &progress, reconciled_at, destination_xmin);
-                let known = found.receipt.as_ref().is_some_and(|there| {
-                    there.origin == receipt.origin
-                        && there.progress.serves_as_well_as(&receipt.progress)
-                });
+                // Where all rows were compared and need not have been, the next sync is to know.
+                let noted = watch.is_none() || since.is_some();
+                let receipt = self.receipt(situation, &progress, reconciled_at, watch);
+                let known = noted
+                    && found.receipt.as_ref().is_some_and(|there| {
+                        there.origin == receipt.origin
+                            && there.progress.serves_as_well_as(&receipt.progress)
+                    });
                 let candidates = plan::columns_to_refuse_null(situation);
                 let holding_null =
                     catalog::columns_holding_null(self.destination, self.table, &candidates)?;
@@ -182,8 +190,8 @@ impl TableSync<'_> {
                 Ok((plan::incremental(situation, merge), receipt))
             }
             Decision::Copy { sync_type, reason } => {
-                let (now, xmin) = (self.now_if_spaced_out(), self.destination_xmin()?);
-                let receipt = self.receipt(situation, &Progress::default(), now, xmin);
+                let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
+                let receipt = self.receipt(situation, &Progress::default(), now, watch);
                 let dependents = match situation.destination {
                     Some(_) => catalog::dependents(self.destination, self.table)?,
                     None => None,
@@ -209,23 +217,31 @@ impl TableSync<'_> {
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
-        let (Some(from), Some(_)) = (before.destination_xmin, &since.condition) else {
-            return Ok(None);
-        };
-        let sql = digest::written_since(self.table, &situation.receipts(), from);
+        let server = &self.destination.server;
+        let watched = before.destination.as_ref().filter(|watch| {
+            server.system_identifier.is_some()
+                && watch.system_identifier == server.system_identifier
+                && plan::tells_what_is_newer(self.rule, source)
+                && since.condition.is_some()
+        });
+        let Some(watch) = watched else { return Ok(None) };
+        let sql = digest::written_since(self.table, &situation.receipts(), watch.xmin);
         let written = self.destination.value("look for rows of others", &sql)?;
         Ok((written.as_deref() == Some("f")).then_some(since))
     }
 
     /// What a receipt says of the destination, so that the next diff knows whether anybody else
     /// has written to it.
-    fn destination_xmin(&mut self) -> Result<Option<u64>> {
-        if self.rule.mode != Mode::Diff {
+    fn watch(&mut self, source: &SourceTable) -> Result<Option<Watch>> {
+        if self.rule.mode != Mode::Diff || !plan::tells_what_is_newer(self.rule, source) {
             return Ok(None);
         }
         let oldest =
             self.destination.value("ask for transactions in flight", digest::OLDEST_IN_FLIGHT)?;
-        Ok(oldest.and_then(|oldest| oldest.parse().ok()))
+        let system_identifier = self.destination.server.system_identifier.clone();
+        Ok(oldest
+            .and_then(|oldest| oldest.parse().ok())
+            .map(|xmin| Watch { system_identifier, xmin }))
     }
 
     /// What the two sides are to find out about each other's rows in this sync, if anything.

@@ -100,3 +100,16 @@ fn a_version_is_not_deleted() {
     let case = Case::new(PRICES, &rules);
     case.sync_fails(2).says("`deletes` must be `keep`");
 }
+
+#[test]
+fn a_not_a_number_of_another_form_is_the_same_version() {
+    let setup = "CREATE TABLE prices (id int PRIMARY KEY, price float8, updated_at timestamptz);
+                 INSERT INTO prices VALUES (1, 'infinity'::float8 - 'infinity'::float8, now())";
+    let mut case = Case::new(setup, &rule());
+    case.sync();
+    case.at_destination(
+        "UPDATE _sync_state SET receipt = jsonb_set(receipt, '{watermark}', 'null')",
+    );
+    case.sync().says("incremental sync done: 0 rows in");
+    assert_eq!(versions(&mut case), ["1 NaN"]);
+}

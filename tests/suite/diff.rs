@@ -124,6 +124,55 @@ fn unchanged_rows_are_not_digested_where_nobody_else_writes_to_the_destination()
 }
 
 #[test]
+fn nothing_that_happened_to_the_destination_goes_unnoticed() {
+    let spoil = "UPDATE stock SET note = 'spoilt' WHERE id = 3";
+    let tricks: [&str; 4] = [
+        &format!("{spoil}; DELETE FROM _sync_state"),
+        "ALTER TABLE stock DROP COLUMN note; ALTER TABLE stock ADD COLUMN note text",
+        "CREATE TABLE other AS SELECT * FROM stock WHERE id <> 4; DROP TABLE stock; ALTER TABLE other RENAME TO stock",
+        &format!("{spoil}; UPDATE _sync_state SET version = version"),
+    ];
+    for trick in tricks {
+        let mut case = stock(&json!({}));
+        // As if this had been before the last sync.
+        case.at_destination("CREATE TABLE copied AS TABLE stock");
+        case.at_source("UPDATE stock SET note = 'x' WHERE id = 1");
+        case.sync();
+        case.at_destination(trick);
+        case.at_source("UPDATE stock SET note = 'y' WHERE id = 2");
+        case.sync();
+        case.run(&["verify", "-q"]).expect(0);
+        case.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_diff_that_had_to_compare_all_rows_need_not_the_next_time() {
+    let mut case = stock(&json!({}));
+    case.at_destination("UPDATE stock SET note = note WHERE id = 1");
+    case.sync().says("incremental sync done: 0 rows in");
+    let run = case.run(&["sync", "-v"]);
+    assert!(!run.stdout.contains("AS row_digest"), "{}", run.stdout);
+    let written = case.ask("SELECT xmin FROM _sync_state");
+    case.sync();
+    assert_eq!(case.ask("SELECT xmin FROM _sync_state"), written);
+}
+
+#[test]
+fn a_row_that_left_the_filter_and_came_back_is_not_forgotten() {
+    let setup = "CREATE TABLE vip (id int PRIMARY KEY); INSERT INTO vip VALUES (1), (2);
+                 CREATE TABLE stock (id int PRIMARY KEY, note text); INSERT INTO stock VALUES (1, 'a'), (2, 'a');";
+    let filter = json!({"where": "id IN (SELECT id FROM public.vip)", "deletes": "keep"});
+    let mut case = Case::new(setup, &rule(&filter));
+    case.sync();
+    case.at_source("DELETE FROM vip WHERE id = 1; UPDATE stock SET note = 'b' WHERE id = 1");
+    case.sync();
+    case.at_source("INSERT INTO vip VALUES (1)");
+    case.sync();
+    case.assert_equal("public.stock");
+}
+
+#[test]
 fn more_rows_than_one_query_can_name_travel_all_the_same() {
     let setup = "CREATE TABLE stock (id int PRIMARY KEY, n int);
                  INSERT INTO stock SELECT n, 0 FROM generate_series(1, 250000) n";

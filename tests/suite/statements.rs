@@ -128,7 +128,7 @@ impl Facts {
                 position: Some(now.clone()),
                 storage: Some(self.source.storage.clone()),
                 reconciled_at: None,
-                destination_xmin: None,
+                destination: None,
             };
             let since = plan::since(&before, shape.key.as_ref(), &self.source, &now);
             let depth = match (self.rule.mode, self.rule.deletes) {
@@ -179,8 +179,10 @@ fn shown(plan: &Plan) -> String {
                 .map(|sql| format!("destination: reconcile\n{sql}")),
         );
         let wanted = comparison.source.wanted(&[-1, 7]);
-        lines.extend(mending.no_shared_key(&wanted).iter().map(step));
-        lines.extend(way(&mending.fetch(&wanted)));
+        lines.extend(mending.no_shared_key(Some(&wanted)).iter().map(step));
+        lines.extend(way(&mending.fetch(Some(wanted))));
+        let forget = comparison.destination.forget_unwanted(&mending.staging);
+        lines.push(format!("destination: reconcile, of many rows\n{forget}"));
         lines.extend(mending.merge.iter().map(step));
     }
     lines.extend(plan.finish.iter().map(step));
@@ -211,7 +213,7 @@ fn compared(comparison: &Comparison) -> Vec<(Side, String)> {
         (Side::Destination, digest::copy_digests()),
         (Side::Destination, comparison.destination.compare(&buckets, comparison.versions)),
         (Side::Destination, digest::count_differences()),
-        (Side::Destination, digest::wanted_digests(Some(-5), 10)),
+        (Side::Destination, digest::wanted_digests(10)),
         (Side::Destination, digest::examples(digest::Kind::Different, 5)),
     ]
 }
@@ -248,9 +250,10 @@ fn run(case: &mut Case, plan: &Plan) {
             case.at_destination(&sql);
         }
         let wanted = comparison.source.wanted(&[-1, 7]);
-        let check: Vec<Step> = mending.no_shared_key(&wanted).into_iter().collect();
+        let check: Vec<Step> = mending.no_shared_key(Some(&wanted)).into_iter().collect();
         run_steps(case, &check);
-        run_load(case, &mending.fetch(&wanted));
+        run_load(case, &mending.fetch(Some(wanted)));
+        case.at_destination(&comparison.destination.forget_unwanted(&mending.staging));
         run_steps(case, &mending.merge);
     }
     run_steps(case, &plan.finish);

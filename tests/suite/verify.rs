@@ -235,7 +235,8 @@ fn without_receipts_nothing_counts_as_pending() {
 
 #[test]
 fn values_that_two_rows_have_exchanged_are_found_in_a_bucket_of_their_own() {
-    let setup = "CREATE TABLE ranks (id int PRIMARY KEY, name text, rank int, score bigint, price numeric);
+    let setup =
+        "CREATE TABLE ranks (id int PRIMARY KEY, name text, rank int, score bigint, price numeric);
                  INSERT INTO ranks SELECT n, 'name ' || n, n, n, n FROM generate_series(1, 100) n";
     let mut case = Case::new(setup, &json!([{"name": "ranks", "mode": "full-refresh"}]));
     case.sync();
@@ -259,4 +260,47 @@ fn values_that_two_rows_have_exchanged_are_found_in_a_bucket_of_their_own() {
         case.at_destination(&format!("UPDATE ranks SET {column} = {other} WHERE id = 7"));
         assert_eq!(verify(&case, 1)["tables"][0]["different"], 1, "{column}: {one}, {other}");
     }
+}
+
+#[test]
+fn a_repair_that_something_undoes_is_undone_whole() {
+    let mut case = shop();
+    case.at_destination(
+        "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.total = 0; RETURN NEW; END';
+         UPDATE orders SET total = 0 WHERE id IN (1, 2);
+         CREATE TRIGGER meddling BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION meddle()",
+    );
+    let run = case.run(&["verify", "--table", "orders", "--repair"]);
+    run.expect(1).says("the repair was undone, for it left 2 different").says("look for a trigger");
+}
+
+#[test]
+fn a_sync_that_keeps_deleted_rows_verifies_what_it_promises() {
+    let mut case = shop();
+    case.at_source("DELETE FROM orders WHERE id = 1");
+    case.run(&["sync", "--verify"]).expect(0).says("verified: 299 rows are equal");
+    case.run(&["verify"]).expect(1).says("1 extra");
+}
+
+#[test]
+fn rows_written_late_within_the_lookback_are_pending() {
+    let setup = "CREATE TABLE orders (id int PRIMARY KEY, updated_at timestamptz);
+                 INSERT INTO orders VALUES (1, now())";
+    let mut case = Case::new(setup, &json!([by("orders", "updated_at")]));
+    case.sync();
+    case.at_source("INSERT INTO orders VALUES (2, now() - interval '2 minutes')");
+    assert_eq!(verify(&case, 0)["tables"][0]["pending"], 1);
+}
+
+#[test]
+fn a_table_without_columns_and_a_strange_char_can_be_compared() {
+    let setup = "CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES;
+                 CREATE TABLE letters (id int PRIMARY KEY, letter \"char\"); INSERT INTO letters VALUES (1, (-56)::int::\"char\")";
+    let rules = json!([{"name": "nothing", "mode": "full-refresh"}, {"name": "letters", "mode": "full-refresh"}]);
+    let mut case = Case::new(setup, &rules);
+    case.run(&["sync", "--verify"]).expect(0);
+    case.at_destination("INSERT INTO nothing DEFAULT VALUES");
+    assert_eq!(verify(&case, 1)["tables"][0]["extra"], 1);
+    case.run(&["verify", "--repair", "-q"]).expect(0);
+    case.run(&["verify", "-q"]).expect(0);
 }
