@@ -30,6 +30,7 @@ pub mod connections;
 pub mod copy;
 pub mod crash;
 pub mod db;
+pub mod facts;
 pub mod interrupt;
 pub mod pg_dump;
 pub mod reconcile;

@@ -11,6 +11,7 @@ use crate::config::{Deletes, Pipeline, Rule, Side};
 use crate::connections::Connections;
 use crate::db::{Row, Session};
 use crate::error::{Error, Kind, Result};
+use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::plan::{self, Comparison, Depth, Expected, Remembered, Situation};
 use crate::progress::Progress as Bar;
@@ -19,7 +20,6 @@ use crate::report::{Log, Verbosity};
 use crate::sql::digest::{self, Kind as Difference};
 use crate::sql::{Qualified, session};
 use crate::state;
-use crate::table::staging_name;
 
 /// How many rows of each kind of difference are named.
 const EXAMPLES: usize = 5;
@@ -150,27 +150,9 @@ struct TableVerification<'a> {
 
 impl TableVerification<'_> {
     fn run(mut self, verdict: &mut Verdict) -> Result<()> {
-        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
-        let source = catalog::open_snapshot(self.source, &name)?;
-        let shape = plan::shape(self.rule, &source, self.destination.server.version)?;
-        let server = &self.source.server;
-        let identity = (server.system_identifier.as_deref(), server.database.as_str());
-        let origin = plan::origin(self.rule, &source, &shape, identity);
-        let staging = staging_name(&self.table.name);
-        let names = [self.table.name.as_str(), staging.as_str()];
-        let [destination, staging] =
-            catalog::destination_tables(self.destination, &self.table.schema, names)?;
-        let situation = Situation {
-            rule: self.rule,
-            source: &source,
-            shape: &shape,
-            table: self.table,
-            destination: destination.as_ref(),
-            staging: staging.as_ref(),
-            destination_version: self.destination.server.version,
-            origin: &origin,
-            snapshot_kept: true,
-        };
+        let schema = &self.pipeline.source.schema;
+        let facts = Facts::read(self.rule, schema, self.table, self.source, self.destination)?;
+        let situation = facts.situation(self.rule, self.table, true);
         plan::ready_to_compare(&situation)?;
         let comparison =
             plan::compare(&situation, Depth::Rows, Expected::Few, self.pending(&situation)?);

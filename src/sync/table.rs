@@ -10,6 +10,7 @@ use crate::config::{Deletes, Mode, Pipeline, Rule};
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
+use crate::facts::Facts;
 use crate::fault::{Fault, planted};
 use crate::plan::{
     self, Decision, Depth, Expected, First, Merge, Plan, Reconciliation, Since, Situation, SyncType,
@@ -19,7 +20,7 @@ use crate::receipt::{Progress, Receipt, VERSION, Watch};
 use crate::report::{Log, TableReport, Verbosity};
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
-use crate::table::{SourceTable, staging_name};
+use crate::table::SourceTable;
 
 /// One table under its lock.
 pub(super) struct TableSync<'a> {
@@ -37,32 +38,15 @@ pub(super) struct TableSync<'a> {
 impl TableSync<'_> {
     /// Syncs the table and returns how many rows were copied or merged.
     pub(super) fn run(mut self, report: &mut TableReport) -> Result<u64> {
-        let source = self.open_snapshot()?;
+        let schema = &self.pipeline.source.schema;
+        let facts = Facts::read(self.rule, schema, self.table, self.source, self.destination)?;
         crash::at("snapshot-open");
-        let shape = plan::shape(self.rule, &source, self.destination.server.version)?;
-        let server = &self.source.server;
-        let identity = (server.system_identifier.as_deref(), server.database.as_str());
-        let origin = plan::origin(self.rule, &source, &shape, identity);
-        let staging = staging_name(&self.table.name);
-        let names = [self.table.name.as_str(), staging.as_str()];
-        let [destination, staging] =
-            catalog::destination_tables(self.destination, &self.table.schema, names)?;
-        let situation = Situation {
-            rule: self.rule,
-            source: &source,
-            shape: &shape,
-            table: self.table,
-            destination: destination.as_ref(),
-            staging: staging.as_ref(),
-            destination_version: self.destination.server.version,
-            origin: &origin,
-            snapshot_kept: self.request.verify,
-        };
+        let situation = facts.situation(self.rule, self.table, self.request.verify);
         let found = state::remember(
             &self.pipeline.directory,
             self.table,
-            destination.as_ref(),
-            shape.key.as_ref(),
+            situation.destination,
+            situation.shape.key.as_ref(),
             self.destination,
         )?;
         for warning in &found.warnings {
@@ -73,7 +57,8 @@ impl TableSync<'_> {
         crash::at("planned");
         let rows = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) => {
-                self.open_snapshot()?;
+                let name = Qualified::new(schema, &self.rule.name);
+                catalog::open_snapshot(self.source, &name)?;
                 let reason = "rows at the destination share their unique columns".to_owned();
                 let decision = Decision::Copy { sync_type: SyncType::Initial, reason };
                 let (plan, receipt) = self.plan(&situation, decision, &found)?;
@@ -87,23 +72,23 @@ impl TableSync<'_> {
         Ok(rows)
     }
 
-    fn open_snapshot(&mut self) -> Result<SourceTable> {
-        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
-        catalog::open_snapshot(self.source, &name)
+    /// Both sessions, ready to carry something out.
+    fn application<'a>(&'a mut self, progress: &'a Bar) -> Application<'a> {
+        Application {
+            source: self.source,
+            endpoint: &self.pipeline.source,
+            destination: self.destination,
+            log: self.log,
+            table: &self.rule.name,
+            progress,
+        }
     }
 
     /// Compares both sides in the snapshot that was copied: nothing can be newer than the sync.
     fn verify(&mut self, situation: &Situation) -> Result<()> {
         let name = &self.rule.name;
         let progress = Bar::start(name, self.log.verbosity > Verbosity::Quiet);
-        let mut application = Application {
-            source: self.source,
-            endpoint: &self.pipeline.source,
-            destination: self.destination,
-            log: self.log,
-            table: name,
-            progress: &progress,
-        };
+        let mut application = self.application(&progress);
         let comparison = plan::compare(situation, Depth::Rows, Expected::Few, None);
         application.destination.run("begin a transaction", session::BEGIN_CONSISTENT)?;
         let compared = application.compare(&comparison)?;
@@ -296,15 +281,7 @@ impl TableSync<'_> {
             state::write_file(&self.pipeline.directory, &self.table.name, receipt)?;
         }
         let progress = Bar::start(name, self.log.verbosity > Verbosity::Quiet);
-        let applied = Application {
-            source: self.source,
-            endpoint: &self.pipeline.source,
-            destination: self.destination,
-            log: self.log,
-            table: name,
-            progress: &progress,
-        }
-        .run(plan)?;
+        let applied = self.application(&progress).run(plan)?;
         let directory = &self.pipeline.directory;
         match applied {
             Applied::Rows { written, deleted } => {
