@@ -222,3 +222,76 @@ fn all_mistakes(mut mistakes: Vec<String>) -> Error {
     error.causes = mistakes;
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(tables: &[&str]) -> Pipeline {
+        let endpoint = |side| Endpoint {
+            side,
+            host: "db.example.com".to_owned(),
+            port: 5433,
+            user: "reader".to_owned(),
+            password: Some(Secret::new("s3cret".to_owned())),
+            database: "shop".to_owned(),
+            schema: "public".to_owned(),
+            tls: Tls::default(),
+        };
+        let names: Vec<_> = tables
+            .iter()
+            .map(|name| serde_json::json!({"name": name, "mode": "full-refresh"}))
+            .collect();
+        Pipeline {
+            directory: PathBuf::new(),
+            name: "shop".to_owned(),
+            source: endpoint(Side::Source),
+            destination: endpoint(Side::Destination),
+            webhook: None,
+            rules: tables_file::parse(&serde_json::json!(names).to_string(), &mut Vec::new()),
+        }
+    }
+
+    #[test]
+    fn the_named_tables_are_chosen_in_the_order_of_the_file_and_all_where_none_is_named() {
+        let pipeline = pipeline(&["customers", "orders", "lines"]);
+        let chosen = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            let rules = pipeline.choose(&names)?;
+            Ok::<_, Error>(rules.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(chosen(&[]).unwrap(), ["customers", "orders", "lines"]);
+        assert_eq!(chosen(&["lines", "customers"]).unwrap(), ["customers", "lines"]);
+        let error = chosen(&["lines", "order"]).unwrap_err();
+        assert_eq!(error.message, "tables-config.json has no table `order`");
+        assert_eq!(error.hint.as_deref(), Some("did you mean `orders`?"));
+        let error = chosen(&["zebra"]).unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("its tables are customers, orders, lines"));
+    }
+
+    #[test]
+    fn servers_are_named_without_secrets() {
+        let Pipeline { source, destination, .. } = pipeline(&[]);
+        assert_eq!(source.address(), "db.example.com:5433/shop");
+        assert_eq!(format!("{} {}", source.side, destination.side), "source destination");
+        let password = source.password.unwrap();
+        assert_eq!((password.reveal(), format!("{password:?}").as_str()), ("s3cret", "<hidden>"));
+    }
+
+    #[test]
+    fn the_modes_of_tls_have_libpqs_names() {
+        for (name, mode) in TlsMode::NAMES {
+            assert_eq!(mode.name(), name);
+        }
+        assert_eq!(TlsMode::default().name(), "prefer");
+    }
+
+    #[test]
+    fn one_mistake_is_the_message_and_several_are_listed() {
+        let one = all_mistakes(vec!["the only one".to_owned()]);
+        assert_eq!((one.message.as_str(), one.causes.len()), ("the only one", 0));
+        let two = all_mistakes(vec!["one".to_owned(), "two".to_owned()]);
+        assert_eq!(two.message, "2 mistakes in the configuration");
+        assert_eq!(two.causes, ["one", "two"]);
+    }
+}

@@ -11,8 +11,8 @@ mod reading;
 mod shape;
 
 pub use comparison::{
-    Comparison, Depth, Expected, Mending, Reconciliation, compare, describe, is_due, reconcile,
-    telling_columns,
+    ALIAS, Comparison, Depth, Expected, Mending, Reconciliation, compare, describe, is_due,
+    keeps_keys_equal, reconcile, telling_columns,
 };
 pub use decision::{Decision, Remembered, decide, ready_to_compare};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};

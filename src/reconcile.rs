@@ -86,7 +86,8 @@ impl Application<'_> {
             return Ok(compared);
         }
         self.send_digests(comparison, &buckets)?;
-        let sql = comparison.destination.compare(&buckets, comparison.versions);
+        let settled = comparison.settled.as_deref();
+        let sql = comparison.destination.compare(&buckets, comparison.versions, settled);
         self.at_destination("compare the digests", &sql)?;
         (compared.differences, compared.unequal) = self.count()?;
         compared.looked_into = Some(buckets);

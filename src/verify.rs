@@ -154,30 +154,47 @@ impl TableVerification<'_> {
         let facts = Facts::read(self.rule, schema, self.table, self.source, self.destination)?;
         let situation = facts.situation(self.rule, self.table, true);
         plan::ready_to_compare(&situation)?;
-        let comparison =
-            plan::compare(&situation, Depth::Rows, Expected::Few, self.pending(&situation)?);
+        let (pending, settled) = self.newer(&situation)?;
+        let comparison = Comparison {
+            settled,
+            ..plan::compare(&situation, Depth::Rows, Expected::Few, pending)
+        };
         self.destination.run("begin a transaction", session::BEGIN_CONSISTENT)?;
         self.judge(&situation, comparison, verdict)?;
         self.source.run("end the snapshot", session::COMMIT)?;
         Ok(())
     }
 
-    /// The source's condition on rows that are newer than the last sync.
-    fn pending(&mut self, situation: &Situation) -> Result<Option<String>> {
+    /// The source's condition on rows that are newer than the last sync, and the destination's on
+    /// rows that were there then.
+    fn newer(&mut self, situation: &Situation) -> Result<(Option<String>, Option<String>)> {
         let (source, key) = (situation.source, situation.shape.key.as_ref());
-        let (_, receipts) = catalog::destination_schema(self.destination, &situation.receipts())?;
-        if !receipts {
-            return Ok(None);
+        let receipts = situation.receipts();
+        let (_, there) = catalog::destination_schema(self.destination, &receipts)?;
+        if !there {
+            return Ok((None, None));
         }
         let directory = &self.pipeline.directory;
         let found =
             state::remember(directory, self.table, situation.destination, key, self.destination)?;
-        let Remembered::Receipt(receipt) = found.remembered else { return Ok(None) };
+        let Remembered::Receipt(receipt) = found.remembered else { return Ok((None, None)) };
         if receipt.origin.outdated_by(situation.origin).is_some() {
-            return Ok(None);
+            return Ok((None, None));
         }
         let now = self.source.server.position(source, None);
-        Ok(plan::unseen(&receipt.progress, key, source, &now))
+        let pending = plan::unseen(&receipt.progress, key, source, &now);
+        let watch = receipt.progress.destination.filter(|watch| {
+            let system_identifier = &self.destination.server.system_identifier;
+            plan::keeps_keys_equal(self.rule)
+                && system_identifier.is_some()
+                && watch.system_identifier == *system_identifier
+        });
+        let Some(watch) = watch else { return Ok((pending, None)) };
+        let sql = digest::altered_since(self.table, &receipts, watch.xmin);
+        let altered = self.destination.value("look for changes of others", &sql)?;
+        let settled = (altered.as_deref() == Some("f"))
+            .then(|| digest::settled_since(plan::ALIAS, self.table, &receipts, watch.xmin));
+        Ok((pending, settled))
     }
 
     /// Compares, names a few rows, and repairs, in the destination's transaction.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Load, Reading, Situation, Step};
-use crate::config::{Deletes, Rule, Side};
+use crate::config::{Deletes, Mode, Rule, Side};
 use crate::digest::{self, Digested};
 use crate::error::Error;
 use crate::fault::{Fault, planted};
@@ -54,6 +54,9 @@ pub struct Comparison {
     pub versions: bool,
     /// The source's condition on rows that the next sync reads anyway.
     pub pending: Option<String>,
+    /// The destination's condition on rows that were there when both sides had the same keys: where
+    /// the source does not have them, the next sync removes or marks them.
+    pub settled: Option<String>,
 }
 
 /// What is done about rows that differ.
@@ -184,7 +187,7 @@ pub fn compare(
     };
     let rows = situation.destination.map_or(0, |there| there.estimated_rows);
     let buckets = digest::bucket_count(rows, expected.rows_per_bucket());
-    Comparison { source, destination, buckets, versions, pending }
+    Comparison { source, destination, buckets, versions, pending, settled: None }
 }
 
 /// The columns by whose values a person tells rows apart: the unique columns, else the first few.
@@ -240,7 +243,7 @@ fn value(column: &Digested, side: Side, prefix: &str) -> String {
 const LONGEST_VALUE: u32 = 60;
 
 /// What the destination's table is called where its rows are digested.
-const ALIAS: &str = "digested";
+pub const ALIAS: &str = "digested";
 
 /// A comparison with all that is to be done about what it finds.
 #[must_use]
@@ -278,6 +281,14 @@ impl Reconciliation {
     }
 }
 
+/// Whether each sync leaves both sides with the same keys.
+#[must_use]
+pub fn keeps_keys_equal(rule: &Rule) -> bool {
+    rule.deletes != Deletes::Keep
+        && (rule.mode == Mode::Diff
+            || rule.mode == Mode::IncrementalDeduped && rule.reconcile_every.is_none())
+}
+
 /// Whether it is time to look for rows that the source no longer has.
 #[must_use]
 pub fn is_due(rule: &Rule, asked: bool, last: Option<Timestamp>, now: Timestamp) -> bool {
@@ -294,7 +305,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{ColumnChoice, InitialPath, Mode, OnSchemaChange};
+    use crate::config::{ColumnChoice, InitialPath, OnSchemaChange};
 
     fn rule(deletes: Deletes, reconcile_every: Option<Duration>) -> Rule {
         Rule {

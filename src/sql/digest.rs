@@ -86,9 +86,10 @@ impl Digest {
 
     /// Compares the staged digests of the source with those of this side's rows in the same
     /// buckets, and keeps what differs. Rows whose keys share a digest are compared together.
-    /// Where `versions` are kept, rows that the source no longer has are no difference.
+    /// Where `versions` are kept, rows that the source no longer has are no difference. Rows that
+    /// only this side has are pending where they are `settled`, a condition on them.
     #[must_use]
-    pub fn compare(&self, buckets: &Buckets, versions: bool) -> String {
+    pub fn compare(&self, buckets: &Buckets, versions: bool, settled: Option<&str>) -> String {
         let differ = if versions {
             "destination.key_digest IS NULL"
         } else {
@@ -97,13 +98,16 @@ impl Digest {
         format!(
             "CREATE TEMPORARY TABLE differences ON COMMIT DROP AS\n\
              SELECT key_digest, coalesce(source.rows, 0) AS at_source,\n  \
-             coalesce(destination.rows, 0) AS at_destination, coalesce(source.pending, false) AS pending\n\
+             coalesce(destination.rows, 0) AS at_destination,\n  \
+             coalesce(source.pending, destination.settled, false) AS pending\n\
              FROM (SELECT key_digest, count(*) AS rows, sum(row_digest) AS digest, bool_or(pending) AS pending\n  \
              FROM {STAGED_DIGESTS} GROUP BY 1) AS source\n\
-             FULL JOIN (SELECT {} AS key_digest, count(*) AS rows, sum({}) AS digest\n\
+             FULL JOIN (SELECT {} AS key_digest, count(*) AS rows, sum({}) AS digest,\n  \
+             bool_and({}) AS settled\n\
              {}\nGROUP BY 1) AS destination USING (key_digest)\nWHERE {differ}",
             self.key,
             self.row(),
+            settled.unwrap_or("false"),
             self.rows(buckets.condition(&self.key)),
         )
     }
@@ -127,7 +131,7 @@ impl Digest {
              WHERE {}",
             self.aliased(),
             identifier(DELETED_AT),
-            self.all([&self.matched(), "differences.at_source = 0"]),
+            self.all([&self.matched(), "differences.at_source = 0 AND NOT differences.pending"]),
         )
     }
 
@@ -178,6 +182,9 @@ impl Digest {
 const UNEQUAL: &str =
     "differences.at_source <> differences.at_destination AND NOT differences.pending";
 
+/// Rows that only this side has, or more of than the source.
+const EXTRA: &str = "at_destination > at_source AND NOT (at_source = 0 AND pending)";
+
 /// Makes room for the source's digests.
 #[must_use]
 pub fn stage_digests() -> String {
@@ -203,9 +210,9 @@ pub fn count_differences() -> String {
     format!(
         "SELECT\n  \
          coalesce(sum(at_source - at_destination) FILTER (WHERE at_source > at_destination AND NOT pending), 0),\n  \
-         coalesce(sum(at_destination - at_source) FILTER (WHERE at_destination > at_source), 0),\n  \
+         coalesce(sum(at_destination - at_source) FILTER (WHERE {EXTRA}), 0),\n  \
          coalesce(sum(at_source) FILTER (WHERE at_source = at_destination AND NOT pending), 0),\n  \
-         coalesce(sum(at_source) FILTER (WHERE pending), 0),\n  \
+         coalesce(sum(CASE at_source WHEN 0 THEN at_destination ELSE at_source END) FILTER (WHERE pending), 0),\n  \
          coalesce(sum(at_destination) FILTER (WHERE at_source <> at_destination AND NOT pending), 0)\n\
          FROM {DIFFERENCES}"
     )
@@ -250,7 +257,7 @@ impl Kind {
 pub fn examples(kind: Kind, limit: usize) -> String {
     let condition = match kind {
         Kind::Missing => "at_source > at_destination AND NOT pending",
-        Kind::Extra => "at_destination > at_source",
+        Kind::Extra => EXTRA,
         Kind::Different => "at_source = at_destination AND NOT pending",
     };
     format!("SELECT key_digest FROM {DIFFERENCES} WHERE {condition} ORDER BY 1 LIMIT {limit}")
@@ -262,24 +269,36 @@ pub fn examples(kind: Kind, limit: usize) -> String {
 /// keys are missing.
 #[must_use]
 pub fn written_since(table: &Qualified, receipts: &Qualified, from: u64) -> String {
-    let newer = |row: &str| {
-        format!(
-            "age({row}.xmin) <= age('{}'::xid) AND {row}.xmin IS DISTINCT FROM receipt.xmin",
-            from % (1 << 32)
-        )
-    };
     format!(
-        "SELECT NOT (now.next BETWEEN {from} AND {from}::bigint + {HALF_OF_THE_IDS})\n  \
-         OR EXISTS (SELECT FROM {table} AS written WHERE {})\n  \
-         OR EXISTS (SELECT FROM pg_class c WHERE c.oid = {oid} AND {})\n  \
-         OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = {oid} AND {})\n\
-         FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) AS now (next)\n\
-         LEFT JOIN {receipts} AS receipt ON receipt.table_name = {}",
-        newer("written"),
-        newer("c"),
-        newer("a"),
-        literal(&table.name),
-        oid = format_args!("{}::regclass", literal(&table.to_string())),
+        "SELECT ({}) OR EXISTS (SELECT FROM {table} AS written WHERE NOT {})",
+        altered_since(table, receipts, from).trim_start_matches("SELECT "),
+        settled_since("written", table, receipts, from),
+    )
+}
+
+/// The condition that a row was written by nobody but the sync since then.
+#[must_use]
+pub fn settled_since(row: &str, table: &Qualified, receipts: &Qualified, from: u64) -> String {
+    format!(
+        "(age({row}.xmin) > age('{}'::xid) OR {row}.xmin IS NOT DISTINCT FROM \
+         (SELECT xmin FROM {receipts} WHERE table_name = {}))",
+        from % (1 << 32),
+        literal(&table.name)
+    )
+}
+
+/// Whether a table was altered since then or another put in its place, or whether nobody can tell:
+/// one row, one boolean.
+#[must_use]
+pub fn altered_since(table: &Qualified, receipts: &Qualified, from: u64) -> String {
+    let next = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    let oid = format!("{}::regclass", literal(&table.to_string()));
+    format!(
+        "SELECT NOT ({next} BETWEEN {from} AND {from}::bigint + {HALF_OF_THE_IDS})\n  \
+         OR EXISTS (SELECT FROM pg_class c WHERE c.oid = {oid} AND NOT {})\n  \
+         OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = {oid} AND NOT {})",
+        settled_since("c", table, receipts, from),
+        settled_since("a", table, receipts, from),
     )
 }
 

@@ -158,8 +158,9 @@ impl TableSync<'_> {
                     Some(_) => self.now_if_spaced_out(),
                     None => progress.reconciled_at,
                 };
+                let tells = plan::tells_what_is_newer(self.rule, situation.source);
                 // Where all rows were compared and need not have been, the next sync is to know.
-                let noted = watch.is_none() || since.is_some();
+                let noted = watch.is_none() || since.is_some() || !tells;
                 let receipt = self.receipt(situation, &progress, reconciled_at, watch);
                 let known = noted
                     && found.receipt.as_ref().is_some_and(|there| {
@@ -215,10 +216,11 @@ impl TableSync<'_> {
         Ok((written.as_deref() == Some("f")).then_some(since))
     }
 
-    /// What a receipt says of the destination, so that the next diff knows whether anybody else
-    /// has written to it.
+    /// What a receipt says of the destination, so that the next diff, or verify, knows whether
+    /// anybody else has written to it.
     fn watch(&mut self, source: &SourceTable) -> Result<Option<Watch>> {
-        if self.rule.mode != Mode::Diff || !plan::tells_what_is_newer(self.rule, source) {
+        let diff = self.rule.mode == Mode::Diff && plan::tells_what_is_newer(self.rule, source);
+        if !diff && !plan::keeps_keys_equal(self.rule) {
             return Ok(None);
         }
         let oldest =

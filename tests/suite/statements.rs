@@ -211,7 +211,7 @@ fn compared(comparison: &Comparison) -> Vec<(Side, String)> {
         (Side::Destination, digest::stage_digests()),
         (Side::Source, comparison.source.per_row(&buckets, pending)),
         (Side::Destination, digest::copy_digests()),
-        (Side::Destination, comparison.destination.compare(&buckets, comparison.versions)),
+        (Side::Destination, comparison.destination.compare(&buckets, comparison.versions, None)),
         (Side::Destination, digest::count_differences()),
         (Side::Destination, digest::wanted_digests(10)),
         (Side::Destination, digest::examples(digest::Kind::Different, 5)),

@@ -304,3 +304,24 @@ fn a_table_without_columns_and_a_strange_char_can_be_compared() {
     case.run(&["verify", "--repair", "-q"]).expect(0);
     case.run(&["verify", "-q"]).expect(0);
 }
+
+#[test]
+fn rows_deleted_since_the_last_sync_are_pending_where_the_next_one_removes_them() {
+    for rule in [
+        json!({"name": "orders", "replication_key": "updated_at", "deletes": "remove"}),
+        json!({"name": "orders", "replication_key": "updated_at", "deletes": "mark"}),
+        json!({"name": "orders", "mode": "diff"}),
+    ] {
+        let mut case = Case::new(SHOP, &json!([rule]));
+        case.sync();
+        case.at_source("DELETE FROM orders WHERE id <= 3");
+        case.at_destination("INSERT INTO orders (id) VALUES (1000)");
+        let document = verify(&case, 1);
+        let table = &document["tables"][0];
+        assert_eq!((&table["pending"], &table["extra"]), (&json!(3), &json!(1)), "{table}");
+        case.run(&["verify", "--repair"]).expect(0);
+        assert_eq!(verify(&case, 0)["tables"][0]["pending"], 3);
+        case.sync().says("3 deleted");
+        assert_eq!(verify(&case, 0)["tables"][0]["pending"], 0);
+    }
+}
