@@ -157,6 +157,12 @@ impl Application<'_> {
 /// Carries one step out and returns how many rows it wrote.
 fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
     debug(log, table, step.on, &step.sql);
+    if let Some((question, why)) = &step.unless
+        && session.value(&step.purpose, question)?.as_deref() == Some("t")
+    {
+        log.warning(Some(table), &format!("could not {}: {why}", step.purpose));
+        return Ok(0);
+    }
     let with_hint = |error: Error| match &step.hint {
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
         Some(hint) if error.sqlstate.as_deref() != Some("54000") => error.hint(hint),
@@ -170,7 +176,6 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
             None => Ok(0),
             Some(example) => Err(with_hint(counterexample(step, &example))),
         },
-        Outcome::Attempt => attempt(session, step, log, table),
         Outcome::Patient => patiently(session, step, log, table).map_err(with_hint),
     }
 }
@@ -193,22 +198,6 @@ fn counterexample(step: &Step, example: &[Option<String>]) -> Error {
     match values[..] {
         [key, count] => error.because(format!("{count} rows share the values {key}")),
         _ => error.because(values.join(", ")),
-    }
-}
-
-fn attempt(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
-    session.run("set a savepoint", session::SAVEPOINT)?;
-    match session.run(&step.purpose, &step.sql) {
-        Ok(written) => {
-            session.run("release the savepoint", session::RELEASE_SAVEPOINT)?;
-            Ok(written)
-        }
-        Err(error) => {
-            session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
-            let causes = error.causes.join(": ");
-            log.warning(Some(table), &format!("could not {}: {causes}", step.purpose));
-            Ok(0)
-        }
     }
 }
 

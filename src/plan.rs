@@ -203,6 +203,8 @@ pub struct Step {
     pub purpose: String,
     /// What to do when it fails.
     pub hint: Option<String>,
+    /// A question and what to say where its answer is yes: the step is then left out.
+    pub unless: Option<(String, String)>,
 }
 
 /// What a step's result means.
@@ -216,8 +218,6 @@ pub enum Outcome {
     Distinct,
     /// Any row it returns is an example of what makes the sync impossible.
     NoRow,
-    /// It may fail; then the log says so and the sync goes on.
-    Attempt,
     /// As `Done`, but where somebody else's lock is in the way it is tried again for a while, each
     /// time briefly, so that nobody has to wait behind it for long.
     Patient,
@@ -226,7 +226,7 @@ pub enum Outcome {
 impl Step {
     fn new(on: Side, purpose: &str, sql: impl Into<String>) -> Self {
         let purpose = purpose.to_owned();
-        Self { on, sql: sql.into(), result: Outcome::Done, purpose, hint: None }
+        Self { on, sql: sql.into(), result: Outcome::Done, purpose, hint: None, unless: None }
     }
 
     fn destination(purpose: &str, sql: impl Into<String>) -> Self {
@@ -239,6 +239,11 @@ impl Step {
 
     fn result(mut self, result: Outcome) -> Self {
         self.result = result;
+        self
+    }
+
+    fn unless(mut self, question: String, why: &str) -> Self {
+        self.unless = Some((question, why.to_owned()));
         self
     }
 

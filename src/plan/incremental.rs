@@ -188,8 +188,9 @@ pub fn columns_to_refuse_null(situation: &Situation) -> Vec<String> {
 
 /// Rows that were deleted at the source and kept here may stand in the way.
 fn refuse_null(situation: &Situation, column: &str) -> Step {
-    let purpose = format!("make `{column}` refuse NULL");
-    Step::destination(&purpose, ddl::set_not_null(situation.table, column)).result(Outcome::Attempt)
+    let (table, purpose) = (situation.table, format!("make `{column}` refuse NULL"));
+    Step::destination(&purpose, ddl::set_not_null(table, column))
+        .unless(ddl::holds_null(table, column), "rows that the source no longer has hold it")
 }
 
 fn matched<'a>(situation: &Situation<'a>) -> impl Iterator<Item = (&'a Column, &'a Column)> {

@@ -159,6 +159,17 @@ fn a_diff_that_had_to_compare_all_rows_need_not_the_next_time() {
 }
 
 #[test]
+fn a_column_that_a_sync_makes_refuse_null_is_no_change_of_others() {
+    let mut case = stock(&json!({}));
+    case.at_source("UPDATE stock SET tags = '{}' WHERE tags IS NULL; ALTER TABLE stock ALTER tags SET NOT NULL");
+    case.sync();
+    let written = case.ask("SELECT xmin FROM _sync_state");
+    let run = case.run(&["sync", "-v"]);
+    assert!(!run.stdout.contains("AS row_digest"), "{}", run.stdout);
+    assert_eq!(case.ask("SELECT xmin FROM _sync_state"), written);
+}
+
+#[test]
 fn a_row_that_left_the_filter_and_came_back_is_not_forgotten() {
     let setup = "CREATE TABLE vip (id int PRIMARY KEY); INSERT INTO vip VALUES (1), (2);
                  CREATE TABLE stock (id int PRIMARY KEY, note text); INSERT INTO stock VALUES (1, 'a'), (2, 'a');";

@@ -261,6 +261,9 @@ fn run(case: &mut Case, plan: &Plan) {
 
 fn run_steps(case: &mut Case, steps: &[Step]) {
     for step in steps {
+        if let Some((question, _)) = &step.unless {
+            case.at_destination(question);
+        }
         match step.on {
             Side::Source => case.at_source(&step.sql),
             Side::Destination => case.at_destination(&step.sql),
