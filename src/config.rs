@@ -213,6 +213,12 @@ fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
     }
 }
 
+/// The rules of a text, for the tests of what is made from rules.
+#[cfg(test)]
+pub(crate) fn rules_for_tests(text: &str) -> Vec<Rule> {
+    tables_file::parse(text, &mut Vec::new())
+}
+
 fn all_mistakes(mut mistakes: Vec<String>) -> Error {
     if mistakes.len() == 1 {
         return Error::configuration(mistakes.remove(0));
@@ -248,7 +254,7 @@ mod tests {
             source: endpoint(Side::Source),
             destination: endpoint(Side::Destination),
             webhook: None,
-            rules: tables_file::parse(&serde_json::json!(names).to_string(), &mut Vec::new()),
+            rules: rules_for_tests(&serde_json::json!(names).to_string()),
         }
     }
 

@@ -305,25 +305,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{ColumnChoice, InitialPath, OnSchemaChange};
 
     fn rule(deletes: Deletes, reconcile_every: Option<Duration>) -> Rule {
-        Rule {
-            name: "t".to_owned(),
-            destination_name: "t".to_owned(),
-            replication_key: None,
-            unique_columns: None,
-            mode: Mode::IncrementalDeduped,
-            deletes,
-            reconcile_every,
-            max_delete_percent: 50,
-            on_schema_change: OnSchemaChange::Resync,
-            columns: ColumnChoice::All,
-            filter: None,
-            initial: InitialPath::Copy,
-            lookback: None,
-            settle: Duration::ZERO,
-        }
+        let text = r#"[{"name": "t", "replication_key": "at"}]"#;
+        Rule { deletes, reconcile_every, ..crate::config::rules_for_tests(text).remove(0) }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -343,6 +328,21 @@ mod tests {
         // The clock was set back.
         assert!(is_due(&spaced, false, Some(at(10)), at(0)));
         assert!(!is_due(&spaced, false, Some(at(10)), at(10)));
+    }
+
+    #[test]
+    fn keys_are_equal_after_each_sync_that_looks_for_deleted_rows() {
+        let hour = Some(Duration::from_hours(1));
+        assert!(keeps_keys_equal(&rule(Deletes::Remove, None)));
+        assert!(keeps_keys_equal(&rule(Deletes::Mark, None)));
+        assert!(!keeps_keys_equal(&rule(Deletes::Keep, None)));
+        assert!(!keeps_keys_equal(&rule(Deletes::Remove, hour)));
+        let diff = Rule { mode: Mode::Diff, ..rule(Deletes::Remove, hour) };
+        assert!(keeps_keys_equal(&diff));
+        let append = Rule { mode: Mode::IncrementalAppend, ..rule(Deletes::Keep, None) };
+        assert!(!keeps_keys_equal(&append));
+        let copied = Rule { mode: Mode::FullRefresh, ..rule(Deletes::Remove, None) };
+        assert!(!keeps_keys_equal(&copied));
     }
 
     fn mending(extra: Deletes, percent: Option<u8>) -> Mending {

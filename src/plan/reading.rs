@@ -92,7 +92,8 @@ pub fn unseen(
     let newer = overlap::newer(position, now, source.snapshot.xmax).ok();
     // Where nothing but the key tells what is newer, the lookback would hide too much.
     let read = |(key, start): (&Key, &str)| {
-        if newer.is_some() { key.since(start) } else { key.from(start) }
+        let within_reach = newer.is_some() && !key.is_at_the_bottom(start);
+        if within_reach { key.since(start) } else { key.from(start) }
     };
     let above = key.zip(start).map(read).map(|condition| format!("({condition})"));
     let conditions: Vec<String> = above.into_iter().chain(newer).collect();
@@ -116,4 +117,136 @@ fn moved(before: &Progress, source: &SourceTable) -> Vec<u32> {
     }
     let parts = source.storage.iter().filter(|part| !known.contains(part));
     parts.map(|part| part.oid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::Qualified;
+    use crate::table::{Kind, Snapshot, Unseen};
+    use crate::watermark::Watermark;
+    use crate::watermark::key::KeyType;
+
+    const PARTS: [Storage; 2] = [Storage { oid: 1, file: 10 }, Storage { oid: 2, file: 20 }];
+
+    fn source(storage: &[Storage]) -> SourceTable {
+        SourceTable {
+            name: Qualified::new("s", "t"),
+            kind: Kind::Table,
+            oid: 1,
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            unique_indexes: Vec::new(),
+            row_security: false,
+            has_children: false,
+            in_extension: false,
+            readable: true,
+            sequences: Vec::new(),
+            storage: storage.to_vec(),
+            has_foreign_parts: false,
+            snapshot: Snapshot { xmin: 90, xmax: 99, in_flight: None },
+        }
+    }
+
+    fn position(start: Option<&str>) -> Position {
+        Position {
+            system_identifier: Some("7".to_owned()),
+            timeline: Some("1".to_owned()),
+            snapshot_xmin: 50,
+            start: start.map(str::to_owned),
+            unseen: Some(Unseen { from: 60, in_flight: vec![50] }),
+        }
+    }
+
+    fn before(start: Option<&str>, storage: &[Storage]) -> Progress {
+        Progress {
+            watermark: Watermark { start: start.map(str::to_owned), pending: Vec::new() },
+            position: Some(position(start)),
+            storage: Some(storage.to_vec()),
+            ..Progress::default()
+        }
+    }
+
+    fn key() -> Key {
+        Key {
+            column: "at".to_owned(),
+            key_type: KeyType::Integer,
+            sql_type: "integer".to_owned(),
+            lookback: Some("3".to_owned()),
+        }
+    }
+
+    const RECENT: &str = "age(xmin) <= age('50'::xid)";
+    const NEWER: &str = "age(xmin) <= age('50'::xid) AND (age(xmin) <= age('60'::xid) \
+                         OR xmin = ANY ('{50}'::xid[]))";
+
+    #[test]
+    fn rows_are_read_from_the_watermark_less_the_lookback_and_unchanged_ones_are_not() {
+        let key = key();
+        let read = |before: &Progress, key: Option<&Key>, source: &SourceTable| {
+            since(before, key, source, &position(None)).condition
+        };
+        let from = "(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL)";
+        let whole = before(Some("7"), &PARTS);
+        let both = format!("{from} AND {RECENT}");
+        assert_eq!(read(&whole, Some(&key), &source(&PARTS)), Some(both));
+        assert_eq!(read(&whole, None, &source(&PARTS)), Some(RECENT.to_owned()));
+        let view = SourceTable { kind: Kind::View, ..source(&[]) };
+        assert_eq!(read(&whole, Some(&key), &view), Some(from.to_owned()));
+        // Somebody set the watermark back.
+        let set_back = Progress { position: Some(position(Some("9"))), ..whole.clone() };
+        assert_eq!(read(&set_back, Some(&key), &source(&PARTS)), Some(from.to_owned()));
+        let bottom = before(Some("-1"), &PARTS);
+        assert_eq!(read(&bottom, Some(&key), &source(&PARTS)), Some(RECENT.to_owned()));
+    }
+
+    #[test]
+    fn new_parts_are_read_whole_and_so_is_a_table_that_was_rewritten() {
+        let old = before(None, &PARTS[..1]);
+        let read = since(&old, None, &source(&PARTS), &position(None));
+        assert_eq!(read.condition, Some(format!("({RECENT}) OR tableoid IN (2)")));
+        assert!(read.notes[0].starts_with("one part of it is new"), "{read:?}");
+        let rewritten = [Storage { oid: 1, file: 11 }];
+        let read = since(&old, None, &source(&rewritten), &position(None));
+        assert_eq!(read.condition, None);
+        assert!(read.notes[0].contains("all rows are read"), "{read:?}");
+        let idle = since(&before(None, &PARTS), None, &source(&PARTS), &position(None));
+        assert_eq!((idle.notes.len(), idle.details.len()), (0, 0));
+    }
+
+    #[test]
+    fn pending_is_what_the_last_snapshot_did_not_see_and_the_next_sync_reads() {
+        let now = position(None);
+        let whole = before(Some("7"), &PARTS);
+        let pending = unseen(&whole, Some(&key()), &source(&PARTS), &now).unwrap();
+        let from = "(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL)";
+        assert_eq!(pending, format!("{from} AND {NEWER}"));
+        let bottom = unseen(&before(Some("-1"), &PARTS), Some(&key()), &source(&PARTS), &now);
+        let from = "(\"at\" >= '-1'::integer OR \"at\" IS NULL)";
+        assert_eq!(bottom.unwrap(), format!("{from} AND {NEWER}"));
+        // A view tells nothing but the key, and the lookback would hide too much.
+        let view = SourceTable { kind: Kind::View, ..source(&[]) };
+        let pending = unseen(&whole, Some(&key()), &view, &now).unwrap();
+        assert_eq!(pending, "(\"at\" >= '7'::integer OR \"at\" IS NULL)");
+        assert_eq!(unseen(&whole, None, &view, &now), None);
+        // A part that was attached is newer, one that was rewritten is not.
+        let parts = [Storage { oid: 1, file: 11 }, PARTS[1]];
+        let old = before(None, &PARTS[..1]);
+        let pending = unseen(&old, None, &source(&parts), &now).unwrap();
+        assert_eq!(pending, format!("({NEWER}) OR tableoid IN (2)"));
+    }
+
+    #[test]
+    fn a_filter_a_policy_and_a_view_may_hide_what_changed() {
+        let filtered = |filter: Option<&str>| {
+            let rule = serde_json::json!([{"name": "t", "mode": "diff", "where": filter}]);
+            crate::config::rules_for_tests(&rule.to_string()).remove(0)
+        };
+        assert!(tells_what_is_newer(&filtered(None), &source(&PARTS)));
+        assert!(!tells_what_is_newer(&filtered(Some("true")), &source(&PARTS)));
+        let view = SourceTable { kind: Kind::View, ..source(&[]) };
+        assert!(!tells_what_is_newer(&filtered(None), &view));
+        let guarded = SourceTable { row_security: true, ..source(&PARTS) };
+        assert!(!tells_what_is_newer(&filtered(None), &guarded));
+    }
 }
