@@ -214,6 +214,8 @@ impl TableVerification<'_> {
             progress: &progress,
         };
         let compared = application.compare(&comparison)?;
+        // A first attempt may have been cut short.
+        verdict.examples.clear();
         let wrong = compared.differences.is_wrong();
         if wrong {
             verdict.examples = examples(&mut application, situation, &comparison)?;

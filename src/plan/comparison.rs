@@ -284,9 +284,13 @@ impl Reconciliation {
 /// Whether each sync leaves both sides with the same keys.
 #[must_use]
 pub fn keeps_keys_equal(rule: &Rule) -> bool {
-    rule.deletes != Deletes::Keep
-        && (rule.mode == Mode::Diff
-            || rule.mode == Mode::IncrementalDeduped && rule.reconcile_every.is_none())
+    let deletes = rule.deletes != Deletes::Keep;
+    match rule.mode {
+        Mode::FullRefresh => true,
+        Mode::Diff => deletes,
+        Mode::IncrementalDeduped => deletes && rule.reconcile_every.is_none(),
+        Mode::IncrementalAppend => false,
+    }
 }
 
 /// Whether it is time to look for rows that the source no longer has.
@@ -341,8 +345,8 @@ mod tests {
         assert!(keeps_keys_equal(&diff));
         let append = Rule { mode: Mode::IncrementalAppend, ..rule(Deletes::Keep, None) };
         assert!(!keeps_keys_equal(&append));
-        let copied = Rule { mode: Mode::FullRefresh, ..rule(Deletes::Remove, None) };
-        assert!(!keeps_keys_equal(&copied));
+        let copied = Rule { mode: Mode::FullRefresh, ..rule(Deletes::Keep, None) };
+        assert!(keeps_keys_equal(&copied));
     }
 
     fn mending(extra: Deletes, percent: Option<u8>) -> Mending {

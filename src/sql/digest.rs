@@ -183,7 +183,7 @@ const UNEQUAL: &str =
     "differences.at_source <> differences.at_destination AND NOT differences.pending";
 
 /// Rows that only this side has, or more of than the source.
-const EXTRA: &str = "at_destination > at_source AND NOT (at_source = 0 AND pending)";
+const EXTRA: &str = "at_destination > at_source AND NOT pending";
 
 /// Makes room for the source's digests.
 #[must_use]
@@ -212,7 +212,7 @@ pub fn count_differences() -> String {
          coalesce(sum(at_source - at_destination) FILTER (WHERE at_source > at_destination AND NOT pending), 0),\n  \
          coalesce(sum(at_destination - at_source) FILTER (WHERE {EXTRA}), 0),\n  \
          coalesce(sum(at_source) FILTER (WHERE at_source = at_destination AND NOT pending), 0),\n  \
-         coalesce(sum(CASE at_source WHEN 0 THEN at_destination ELSE at_source END) FILTER (WHERE pending), 0),\n  \
+         coalesce(sum(greatest(at_source, at_destination)) FILTER (WHERE pending), 0),\n  \
          coalesce(sum(at_destination) FILTER (WHERE at_source <> at_destination AND NOT pending), 0)\n\
          FROM {DIFFERENCES}"
     )

