@@ -31,6 +31,8 @@ pub struct Compared {
     pub differences: Differences,
     /// How many of the destination's rows share a digest of which the source has not as many.
     pub unequal: u64,
+    /// How many of the pending rows only the destination has.
+    pub to_be_removed: u64,
     /// The buckets of which the digests of single rows were compared; none where all agree.
     pub looked_into: Option<Buckets>,
 }
@@ -67,6 +69,7 @@ impl Application<'_> {
             destination_rows: None,
             differences: Differences::default(),
             unequal: 0,
+            to_be_removed: 0,
             looked_into: None,
         };
         let buckets = if comparison.versions {
@@ -89,7 +92,7 @@ impl Application<'_> {
         let settled = comparison.settled.as_deref();
         let sql = comparison.destination.compare(&buckets, comparison.versions, settled);
         self.at_destination("compare the digests", &sql)?;
-        (compared.differences, compared.unequal) = self.count()?;
+        (compared.differences, [compared.unequal, compared.to_be_removed]) = self.count()?;
         compared.looked_into = Some(buckets);
         Ok(compared)
     }
@@ -135,12 +138,15 @@ impl Application<'_> {
         Ok(())
     }
 
-    fn count(&mut self) -> Result<(Differences, u64)> {
+    fn count(&mut self) -> Result<(Differences, [u64; 2])> {
         let rows = self.destination.rows("count the differences", &digest::count_differences())?;
-        let number = |at: usize| -> Option<u64> { rows.first()?.get(at)?.as_ref()?.parse().ok() };
-        match (number(0), number(1), number(2), number(3), number(4)) {
-            (Some(missing), Some(extra), Some(different), Some(pending), Some(unequal)) => {
-                Ok((Differences { missing, extra, different, pending }, unequal))
+        let number = |value: &Option<String>| value.as_ref()?.parse().ok();
+        let counts: Option<Vec<u64>> =
+            rows.first().and_then(|row| row.iter().map(number).collect());
+        match counts.as_deref() {
+            Some(&[missing, extra, different, pending, unequal, to_be_removed]) => {
+                let differences = Differences { missing, extra, different, pending };
+                Ok((differences, [unequal, to_be_removed]))
             }
             _ => Err(Error::bug("the differences cannot be counted")),
         }

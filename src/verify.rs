@@ -201,7 +201,7 @@ impl TableVerification<'_> {
     fn judge(
         &mut self,
         situation: &Situation,
-        comparison: Comparison,
+        mut comparison: Comparison,
         verdict: &mut Verdict,
     ) -> Result<()> {
         let progress = Bar::start(&self.rule.name, self.log.verbosity > Verbosity::Quiet);
@@ -213,7 +213,13 @@ impl TableVerification<'_> {
             table: &self.rule.name,
             progress: &progress,
         };
-        let compared = application.compare(&comparison)?;
+        let mut compared = application.compare(&comparison)?;
+        let rows = compared.destination_rows.unwrap_or_default();
+        if crate::digest::exceeds(compared.to_be_removed, rows, self.rule.max_delete_percent) {
+            // The next sync will not remove so many: nobody may rely on it.
+            comparison.settled = None;
+            compared = application.compare(&comparison)?;
+        }
         // A first attempt may have been cut short.
         verdict.examples.clear();
         let wrong = compared.differences.is_wrong();

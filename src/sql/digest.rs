@@ -203,8 +203,8 @@ pub fn copy_digests() -> String {
     format!("COPY {STAGED_DIGESTS} FROM STDIN (FORMAT binary)")
 }
 
-/// How many rows are missing, extra, different and pending, and how many there are here that must
-/// go before others come: one row.
+/// How many rows are missing, extra, different and pending, how many there are here that must go
+/// before others come, and how many of the pending ones only this side has: one row.
 #[must_use]
 pub fn count_differences() -> String {
     format!(
@@ -213,7 +213,8 @@ pub fn count_differences() -> String {
          coalesce(sum(at_destination - at_source) FILTER (WHERE {EXTRA}), 0),\n  \
          coalesce(sum(at_source) FILTER (WHERE at_source = at_destination AND NOT pending), 0),\n  \
          coalesce(sum(greatest(at_source, at_destination)) FILTER (WHERE pending), 0),\n  \
-         coalesce(sum(at_destination) FILTER (WHERE at_source <> at_destination AND NOT pending), 0)\n\
+         coalesce(sum(at_destination) FILTER (WHERE at_source <> at_destination AND NOT pending), 0),\n  \
+         coalesce(sum(at_destination) FILTER (WHERE at_source = 0 AND pending), 0)\n\
          FROM {DIFFERENCES}"
     )
 }

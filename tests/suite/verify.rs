@@ -340,3 +340,13 @@ fn a_repair_leaves_to_the_next_sync_what_is_newer_and_mends_the_rest() {
     case.run(&["verify"]).expect(0);
     case.assert_equal("public.lines");
 }
+
+#[test]
+fn an_emptied_source_is_not_merely_pending() {
+    let rule = json!({"name": "orders", "replication_key": "updated_at", "deletes": "remove"});
+    let mut case = Case::new(SHOP, &json!([rule]));
+    case.sync();
+    case.at_source("DELETE FROM orders WHERE id > 100");
+    assert_eq!(verify(&case, 1)["tables"][0]["extra"], 200);
+    case.sync_fails(1).says("would be removed");
+}
