@@ -61,8 +61,6 @@ faults! {
     ColumnUndigested,
     /// Rows that only the destination has are not removed.
     ExtraForgotten,
-    /// A row that comes back stays marked.
-    MarkKept,
     /// A version that is there already is added again.
     VersionAddedTwice,
     /// Whatever differs counts as newer than the last sync.

@@ -95,8 +95,7 @@ impl Merge<'_> {
             [all_but_one @ .., _] if planted(Fault::ColumnForgotten) => all_but_one,
             all => all,
         };
-        let marks = self.marks && !planted(Fault::MarkKept);
-        let unmarked = marks.then(|| format!("{} = NULL", identifier(DELETED_AT)));
+        let unmarked = self.marks.then(|| format!("{} = NULL", identifier(DELETED_AT)));
         let set = columns.iter().map(|column| {
             let column = identifier(column);
             format!("{column} = {other}.{column}")
@@ -118,7 +117,7 @@ impl Merge<'_> {
             "OPERATOR(pg_catalog.*<>)"
         };
         let differ = format!("{} {differs} {}", self.record("destination"), self.record(other));
-        if self.marks && !planted(Fault::MarkKept) {
+        if self.marks {
             format!("({differ} OR destination.{} IS NOT NULL)", identifier(DELETED_AT))
         } else {
             differ

@@ -11,7 +11,7 @@ use crate::support::park::Park;
 use crate::support::world::Failure;
 
 /// So many stories are enough for the most hidden one.
-const MOST_STORIES: u64 = 400;
+const MOST_STORIES: u64 = 1000;
 
 /// The seed of the first story. The same each time, so that a change of the harness that makes it
 /// blind is not taken for bad luck.
