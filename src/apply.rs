@@ -89,15 +89,20 @@ impl Application<'_> {
         Ok(Applied::Rows { written: written.unwrap_or_default(), deleted })
     }
 
+    /// The session with one side.
+    pub(crate) fn session(&mut self, side: Side) -> &mut Session {
+        match side {
+            Side::Source => self.source,
+            Side::Destination => self.destination,
+        }
+    }
+
     /// Carries steps out and returns how many rows those have merged that do.
     pub(crate) fn steps(&mut self, steps: &[Step]) -> Result<Option<u64>> {
         let mut merged = None;
         for step in steps {
-            let session = match step.on {
-                Side::Source => &mut *self.source,
-                Side::Destination => &mut *self.destination,
-            };
-            let written = perform(session, step, self.log, self.table)?;
+            let (log, table) = (self.log, self.table);
+            let written = perform(self.session(step.on), step, log, table)?;
             if step.result == Outcome::RowsMerged {
                 *merged.get_or_insert(0) += written;
                 crash::at("merged");

@@ -77,6 +77,14 @@ pub struct Watch {
     pub xmin: u64,
 }
 
+impl Watch {
+    /// Whether it was begun on the cluster with this number: another one has other transactions.
+    #[must_use]
+    pub fn is_of(&self, system_identifier: Option<&str>) -> bool {
+        system_identifier.is_some() && self.system_identifier.as_deref() == system_identifier
+    }
+}
+
 impl Progress {
     /// Whether a receipt with this progress serves the next sync as well as one with `newer`, where
     /// no row travelled in between. What pending marks and a newer snapshot would spare it is not

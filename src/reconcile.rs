@@ -200,9 +200,7 @@ impl Application<'_> {
         buckets: &Buckets,
     ) -> Result<u64> {
         let sql = digest::wanted_digests(MOST_WANTED + 1);
-        let rows = self.destination.rows("list what is wanted", &sql)?;
-        let wanted: Vec<i64> =
-            rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+        let wanted = self.digests("list what is wanted", &sql)?;
         if wanted.is_empty() {
             return Ok(0);
         }
@@ -220,6 +218,12 @@ impl Application<'_> {
             self.at_destination("leave out what is not wanted", &forget)?;
         }
         Ok(self.steps(&mending.merge)?.unwrap_or_default())
+    }
+
+    /// The digests of keys that a question about the differences answers with.
+    pub(crate) fn digests(&mut self, purpose: &str, sql: &str) -> Result<Vec<i64>> {
+        let rows = self.destination.rows(purpose, sql)?;
+        Ok(rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect())
     }
 
     fn at_destination(&mut self, purpose: &str, sql: &str) -> Result<u64> {

@@ -261,16 +261,7 @@ impl Report {
     /// The process's exit code.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        self.errors()
-            .map(|error| exit_code(error.kind))
-            .max_by_key(|code| match code {
-                70 => 4,
-                3 => 3,
-                2 => 2,
-                1 => 1,
-                _ => 0,
-            })
-            .unwrap_or(0)
+        gravest(self.errors().map(|error| exit_code(error.kind)))
     }
 
     /// The one sentence that the log ends with and the webhook sends.
@@ -316,6 +307,17 @@ fn outcome(table: &TableReport) -> String {
         }
         _ => format!("{}-NA", table.sync_type.name()),
     }
+}
+
+/// The exit code that counts where there are several: what is wrong counts more than a table that
+/// somebody else holds.
+fn gravest(codes: impl Iterator<Item = u8>) -> u8 {
+    let weight = |code: &u8| match code {
+        0 => 0,
+        4 => 1,
+        other => other + 1,
+    };
+    codes.max_by_key(weight).unwrap_or(0)
 }
 
 /// The exit code that belongs to a kind of failure. A signal's own code is decided where the

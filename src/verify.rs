@@ -183,12 +183,11 @@ impl TableVerification<'_> {
         }
         let now = self.source.server.position(source, None);
         let pending = plan::unseen(&receipt.progress, key, source, &now);
-        let watch = receipt.progress.destination.filter(|watch| {
-            let system_identifier = &self.destination.server.system_identifier;
-            plan::keeps_keys_equal(self.rule)
-                && system_identifier.is_some()
-                && watch.system_identifier == *system_identifier
-        });
+        let system_identifier = self.destination.server.system_identifier.as_deref();
+        let watch = receipt
+            .progress
+            .destination
+            .filter(|watch| plan::keeps_keys_equal(self.rule) && watch.is_of(system_identifier));
         let Some(watch) = watch else { return Ok((pending, None)) };
         let sql = digest::altered_since(self.table, &receipts, watch.xmin);
         let altered = self.destination.value("look for changes of others", &sql)?;
@@ -261,19 +260,13 @@ fn examples(
     let mut examples = Vec::new();
     for kind in Difference::ALL {
         let sql = digest::examples(kind, EXAMPLES);
-        let rows = application.destination.rows("list differences", &sql)?;
-        let digests: Vec<i64> =
-            rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+        let digests = application.digests("list differences", &sql)?;
         if digests.is_empty() {
             continue;
         }
         let mut ask = |side| {
-            let session = match side {
-                Side::Source => &mut *application.source,
-                Side::Destination => &mut *application.destination,
-            };
             let sql = plan::describe(situation, comparison, side, &digests);
-            session.rows("name rows that differ", &sql)
+            application.session(side).rows("name rows that differ", &sql)
         };
         match kind {
             Difference::Missing => examples.extend(named(situation, kind, &ask(Side::Source)?)),

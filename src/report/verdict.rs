@@ -3,7 +3,7 @@
 use anstyle::Style;
 use serde_json::{Value, json};
 
-use super::{Level, Log, LogFormat, Verbosity, counted, exit_code};
+use super::{Level, Log, LogFormat, Verbosity, counted, exit_code, gravest};
 use crate::error::Kind;
 use crate::verify::Verdict;
 
@@ -74,9 +74,7 @@ pub fn code(verdicts: &[Verdict]) -> u8 {
         Some(error) => exit_code(error.kind),
         None => u8::from(!verdict.is_right()),
     };
-    // What is wrong counts more than a table that somebody else holds.
-    let weight = |code: &u8| if *code == exit_code(Kind::Locked) { 0 } else { *code + 1 };
-    verdicts.iter().map(code).filter(|code| *code > 0).max_by_key(weight).unwrap_or(0)
+    gravest(verdicts.iter().map(code))
 }
 
 fn sentence(verdict: &Verdict) -> String {

@@ -272,7 +272,7 @@ pub fn examples(kind: Kind, limit: usize) -> String {
 pub fn written_since(table: &Qualified, receipts: &Qualified, from: u64) -> String {
     format!(
         "SELECT ({}) OR EXISTS (SELECT FROM {table} AS written WHERE NOT {})",
-        altered_since(table, receipts, from).trim_start_matches("SELECT "),
+        altered(table, receipts, from),
         settled_since("written", table, receipts, from),
     )
 }
@@ -292,10 +292,14 @@ pub fn settled_since(row: &str, table: &Qualified, receipts: &Qualified, from: u
 /// one row, one boolean.
 #[must_use]
 pub fn altered_since(table: &Qualified, receipts: &Qualified, from: u64) -> String {
+    format!("SELECT {}", altered(table, receipts, from))
+}
+
+fn altered(table: &Qualified, receipts: &Qualified, from: u64) -> String {
     let next = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
     let oid = format!("{}::regclass", literal(&table.to_string()));
     format!(
-        "SELECT NOT ({next} BETWEEN {from} AND {from}::bigint + {HALF_OF_THE_IDS})\n  \
+        "NOT ({next} BETWEEN {from} AND {from}::bigint + {HALF_OF_THE_IDS})\n  \
          OR EXISTS (SELECT FROM pg_class c WHERE c.oid = {oid} AND NOT {})\n  \
          OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = {oid} AND NOT {})",
         settled_since("c", table, receipts, from),

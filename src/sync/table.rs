@@ -95,8 +95,7 @@ impl TableSync<'_> {
         application.destination.run("end the comparison", session::ROLLBACK)?;
         application.source.run("end the snapshot", session::COMMIT)?;
         let mut differences = compared.differences;
-        let spaced_out = self.rule.mode != Mode::Diff && self.rule.reconcile_every.is_some();
-        if self.rule.deletes == Deletes::Keep || spaced_out {
+        if !plan::keeps_keys_equal(self.rule) {
             // They stay because the rule says so, for good or until it is time.
             differences.extra = 0;
         }
@@ -203,10 +202,9 @@ impl TableSync<'_> {
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
-        let server = &self.destination.server;
+        let system_identifier = self.destination.server.system_identifier.as_deref();
         let watched = before.destination.as_ref().filter(|watch| {
-            server.system_identifier.is_some()
-                && watch.system_identifier == server.system_identifier
+            watch.is_of(system_identifier)
                 && plan::tells_what_is_newer(self.rule, source)
                 && since.condition.is_some()
         });
