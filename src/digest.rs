@@ -265,6 +265,32 @@ impl Differences {
     }
 }
 
+/// What a comparison has found.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// How many rows the source has; unknown where versions are kept.
+    pub source_rows: Option<u64>,
+    /// How many the destination has, without those that are marked.
+    pub destination_rows: Option<u64>,
+    /// How many differ.
+    pub differences: Differences,
+    /// How many of the destination's rows share a digest of which the source has not as many.
+    pub unequal: u64,
+    /// How many of the pending rows only the destination has.
+    pub to_be_removed: u64,
+    /// The buckets of which the digests of single rows were compared; none where all agree.
+    pub looked_into: Option<Buckets>,
+}
+
+/// What mending has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// How many rows were merged.
+    pub written: u64,
+    /// How many were removed or marked.
+    pub deleted: u64,
+}
+
 /// The fewest rows of a table that the safety stop guards: of a few, many may well go.
 const GUARDED_ROWS: u64 = 100;
 

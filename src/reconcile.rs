@@ -7,7 +7,7 @@ use crate::config::{Deletes, Side};
 use crate::copy;
 use crate::crash;
 use crate::db::Session;
-use crate::digest::{Bucket, Buckets, Differences};
+use crate::digest::{Bucket, Buckets, Compared, Differences, Mended};
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::plan::{Comparison, Mending, Reconciliation, Step};
@@ -19,32 +19,6 @@ const MOST_WANTED: usize = 100_000;
 
 /// The SQLSTATE of what a role is not allowed to do.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
-
-/// What a comparison has found.
-#[derive(Clone, Debug)]
-pub struct Compared {
-    /// How many rows the source has; unknown where versions are kept.
-    pub source_rows: Option<u64>,
-    /// How many the destination has, without those that are marked.
-    pub destination_rows: Option<u64>,
-    /// How many differ.
-    pub differences: Differences,
-    /// How many of the destination's rows share a digest of which the source has not as many.
-    pub unequal: u64,
-    /// How many of the pending rows only the destination has.
-    pub to_be_removed: u64,
-    /// The buckets of which the digests of single rows were compared; none where all agree.
-    pub looked_into: Option<Buckets>,
-}
-
-/// What mending has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mended {
-    /// How many rows were merged.
-    pub written: u64,
-    /// How many were removed or marked.
-    pub deleted: u64,
-}
 
 impl Application<'_> {
     /// Compares, and puts right what differs. `None` where nothing does.

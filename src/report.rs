@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Kind};
 use crate::plan::SyncType;
 
-pub use verdict::{code, document};
+pub use verdict::{Example, Verdict, code, document};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

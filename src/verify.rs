@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use crate::apply::Application;
 use crate::catalog;
 use crate::config::{Deletes, Pipeline, Rule, Side};
@@ -15,8 +13,7 @@ use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::plan::{self, Comparison, Depth, Expected, Remembered, Situation};
 use crate::progress::Progress as Bar;
-use crate::reconcile::{Compared, Mended};
-use crate::report::{Log, Verbosity};
+use crate::report::{Example, Log, Verbosity, Verdict};
 use crate::sql::digest::{self, Kind as Difference};
 use crate::sql::{Qualified, session};
 use crate::state;
@@ -31,54 +28,6 @@ pub struct Request {
     pub tables: Vec<String>,
     /// Put right what differs.
     pub repair: bool,
-}
-
-/// What was found of one table.
-#[derive(Clone, Debug)]
-pub struct Verdict {
-    /// Its name at the source.
-    pub name: String,
-    /// What the comparison has found; none where it failed.
-    pub compared: Option<Compared>,
-    /// A few of the rows that differ.
-    pub examples: Vec<Example>,
-    /// What was put right.
-    pub repaired: Option<Mended>,
-    /// How long it took.
-    pub duration: Duration,
-    /// Why it could not be compared, or not be put right.
-    pub error: Option<Error>,
-}
-
-/// A row that differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Example {
-    /// How.
-    #[serde(serialize_with = "kind_of_difference")]
-    pub kind: Difference,
-    /// Its unique columns and their values, as a person reads them.
-    pub key: String,
-    /// Which of its columns differ, where both sides have the row.
-    pub columns: Vec<String>,
-}
-
-// serde's attribute calls this with a reference to the field.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn kind_of_difference<S: serde::Serializer>(
-    kind: &Difference,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.name())
-}
-
-impl Verdict {
-    /// Whether the table is as it should be, now.
-    #[must_use]
-    pub fn is_right(&self) -> bool {
-        let wrong = |compared: &Compared| compared.differences.is_wrong();
-        self.error.is_none()
-            && (self.repaired.is_some() || !self.compared.as_ref().is_some_and(wrong))
-    }
 }
 
 /// Compares the tables, one after the other, and hands each verdict to `tell`. A table that cannot

@@ -1,11 +1,63 @@
 //! What `verify` says of a table, for people and for machines.
 
+use std::time::Duration;
+
 use anstyle::Style;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Level, Log, LogFormat, Verbosity, counted, exit_code, gravest};
-use crate::error::Kind;
-use crate::verify::Verdict;
+use crate::digest::{Compared, Mended};
+use crate::error::{Error, Kind};
+use crate::sql::digest::Kind as Difference;
+
+/// What was found of one table.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Its name at the source.
+    pub name: String,
+    /// What the comparison has found; none where it failed.
+    pub compared: Option<Compared>,
+    /// A few of the rows that differ.
+    pub examples: Vec<Example>,
+    /// What was put right.
+    pub repaired: Option<Mended>,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it could not be compared, or not be put right.
+    pub error: Option<Error>,
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// How.
+    #[serde(serialize_with = "kind_of_difference")]
+    pub kind: Difference,
+    /// Its unique columns and their values, as a person reads them.
+    pub key: String,
+    /// Which of its columns differ, where both sides have the row.
+    pub columns: Vec<String>,
+}
+
+// serde's attribute calls this with a reference to the field.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn kind_of_difference<S: serde::Serializer>(
+    kind: &Difference,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.name())
+}
+
+impl Verdict {
+    /// Whether the table is as it should be, now.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        let wrong = |compared: &Compared| compared.differences.is_wrong();
+        self.error.is_none()
+            && (self.repaired.is_some() || !self.compared.as_ref().is_some_and(wrong))
+    }
+}
 
 impl Log {
     /// What was found of a table.
@@ -124,6 +176,6 @@ fn facts(verdict: &Verdict) -> Value {
         "rows_written": verdict.repaired.map(|mended| mended.written),
         "rows_deleted": verdict.repaired.map(|mended| mended.deleted),
         "duration_ms": u64::try_from(verdict.duration.as_millis()).unwrap_or(u64::MAX),
-        "error": verdict.error.as_ref().map(crate::error::Error::one_line),
+        "error": verdict.error.as_ref().map(Error::one_line),
     })
 }
