@@ -2,18 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::Case;
+use crate::support::case::{Case, with};
 
 const STOCK: &str = "
     CREATE TABLE stock (id int PRIMARY KEY, amount numeric, note text, tags text[], seen timestamptz);
     INSERT INTO stock SELECT n, n / 3.0, 'note ' || n, array['a', NULL, n::text], '2024-01-01' FROM generate_series(1, 5000) n;";
 
 fn rule(more: &Value) -> Value {
-    let mut rule = json!({"name": "stock", "mode": "diff"});
-    for (key, value) in more.as_object().expect("keys") {
-        rule[key] = value.clone();
-    }
-    json!([rule])
+    json!([with(json!({"name": "stock", "mode": "diff"}), more)])
 }
 
 fn stock(more: &Value) -> Case {

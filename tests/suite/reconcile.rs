@@ -2,32 +2,20 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::Case;
+use crate::support::case::{Case, with};
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int, code text, note text, updated_at timestamptz, PRIMARY KEY (id, code));
     INSERT INTO orders SELECT n, 'code ' || n % 7, 'note', '2024-01-01 00:00:00+00' FROM generate_series(1, 1000) n;";
 
 fn rule(more: &Value) -> Value {
-    let mut rule = json!({"name": "orders", "replication_key": "updated_at"});
-    for (key, value) in more.as_object().expect("keys") {
-        rule[key] = value.clone();
-    }
-    json!([rule])
+    json!([with(json!({"name": "orders", "replication_key": "updated_at"}), more)])
 }
 
 fn orders(more: &Value) -> Case {
     let case = Case::new(ORDERS, &rule(more));
     case.sync();
     case
-}
-
-/// What verify says of the orders.
-fn verified(case: &Case, code: i32) -> Value {
-    let run = case.run(&["verify", "--json"]);
-    run.expect(code);
-    let document: Value = serde_json::from_str(&run.stdout).expect("JSON");
-    document["tables"][0].clone()
 }
 
 #[test]
@@ -62,7 +50,7 @@ fn deleted_rows_are_marked_and_unmarked_when_they_come_back() {
     let marked = "SELECT count(*) FROM orders WHERE _deleted_at IS NOT NULL";
     assert_eq!(case.ask(marked), ["10"]);
     case.sync().says("incremental sync done: 0 rows in");
-    assert_eq!(verified(&case, 0)["destination_rows"], 990);
+    assert_eq!(case.verify(0)["tables"][0]["destination_rows"], 990);
     // One comes back as new, one with its old key, as it was.
     case.at_source(
         "INSERT INTO orders VALUES (1, 'code 1', 'back', now()), (2, 'code 2', 'note', '2024-01-01 00:00:00+00')",

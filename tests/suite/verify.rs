@@ -19,19 +19,13 @@ fn shop() -> Case {
     case
 }
 
-fn verify(case: &Case, code: i32) -> Value {
-    let run = case.run(&["verify", "--json"]);
-    run.expect(code);
-    serde_json::from_str(&run.stdout).expect("JSON")
-}
-
 #[test]
 fn equal_tables_are_equal() {
     let case = shop();
     let run = case.run(&["verify"]);
     run.expect(0).says("orders: equal (300 rows;").says("lines: equal (100 rows;");
     assert_eq!(run.stderr, "");
-    let document = verify(&case, 0);
+    let document = case.verify(0);
     assert_eq!(document["status"], "equal");
     assert_eq!(document["tables"][0]["source_rows"], 300);
     let quiet = case.run(&["verify", "--quiet"]);
@@ -52,7 +46,7 @@ fn every_kind_of_damage_is_found_named_and_mended() {
          UPDATE orders SET customer = CASE id WHEN 10 THEN 4 ELSE 3 END WHERE id IN (10, 11);
          DELETE FROM lines WHERE amount = 7; INSERT INTO lines VALUES ('line', 9), ('other', 9)",
     );
-    let document = verify(&case, 1);
+    let document = case.verify(1);
     let orders = &document["tables"][0];
     let counts = |table: &Value| {
         ["missing", "extra", "different", "pending"]
@@ -89,7 +83,7 @@ fn doubled_rows_are_found_where_no_index_forbids_them_and_the_index_is_made_agai
          INSERT INTO orders SELECT * FROM orders WHERE id IN (1, 2);
          INSERT INTO orders (id) VALUES (3)",
     );
-    let document = verify(&case, 1);
+    let document = case.verify(1);
     assert_eq!(document["tables"][0]["extra"], 3);
     case.run(&["verify", "--table", "orders", "--repair"]).expect(0);
     case.run(&["verify"]).expect(0);
@@ -103,18 +97,18 @@ fn what_is_newer_than_the_last_sync_is_pending_and_not_wrong() {
     let mut case = shop();
     case.at_source("INSERT INTO orders (id, updated_at) VALUES (500, now())");
     case.at_source("UPDATE orders SET updated_at = now(), total = 0 WHERE id IN (1, 2)");
-    let document = verify(&case, 0);
+    let document = case.verify(0);
     assert_eq!(document["tables"][0]["pending"], 3);
     case.run(&["verify"]).expect(0).says("3 pending");
     // An update that a cursor cannot see is wrong, and stays wrong until somebody repairs it.
     case.at_source("UPDATE orders SET total = 99 WHERE id = 3");
-    assert_eq!(verify(&case, 1)["tables"][0]["different"], 1);
+    assert_eq!(case.verify(1)["tables"][0]["different"], 1);
     case.sync();
-    let document = verify(&case, 1);
+    let document = case.verify(1);
     assert_eq!(document["tables"][0]["different"], 1);
     assert_eq!(document["tables"][0]["pending"], 0);
     case.run(&["verify", "--repair"]).expect(0);
-    verify(&case, 0);
+    case.verify(0);
 }
 
 #[test]
@@ -230,7 +224,7 @@ fn without_receipts_nothing_counts_as_pending() {
     case.at_destination("DROP TABLE _sync_state");
     case.run(&["verify"]).expect(0);
     case.at_source("INSERT INTO orders (id, updated_at) VALUES (500, now())");
-    assert_eq!(verify(&case, 1)["tables"][0]["missing"], 1);
+    assert_eq!(case.verify(1)["tables"][0]["missing"], 1);
 }
 
 #[test]
@@ -244,7 +238,7 @@ fn values_that_two_rows_have_exchanged_are_found_in_a_bucket_of_their_own() {
         case.at_destination(&format!(
             "UPDATE ranks AS r SET {column} = o.{column} FROM ranks AS o WHERE r.id + o.id = 3"
         ));
-        let document = verify(&case, 1);
+        let document = case.verify(1);
         assert_eq!(document["tables"][0]["different"], 2, "{column}");
         case.run(&["verify", "--repair", "-q"]).expect(0);
     }
@@ -258,7 +252,7 @@ fn values_that_two_rows_have_exchanged_are_found_in_a_bucket_of_their_own() {
         case.at_source(&format!("UPDATE ranks SET {column} = {one} WHERE id = 7"));
         case.sync();
         case.at_destination(&format!("UPDATE ranks SET {column} = {other} WHERE id = 7"));
-        assert_eq!(verify(&case, 1)["tables"][0]["different"], 1, "{column}: {one}, {other}");
+        assert_eq!(case.verify(1)["tables"][0]["different"], 1, "{column}: {one}, {other}");
     }
 }
 
@@ -289,7 +283,7 @@ fn rows_written_late_within_the_lookback_are_pending() {
     let mut case = Case::new(setup, &json!([by("orders", "updated_at")]));
     case.sync();
     case.at_source("INSERT INTO orders VALUES (2, now() - interval '2 minutes')");
-    assert_eq!(verify(&case, 0)["tables"][0]["pending"], 1);
+    assert_eq!(case.verify(0)["tables"][0]["pending"], 1);
 }
 
 #[test]
@@ -300,7 +294,7 @@ fn a_table_without_columns_and_a_strange_char_can_be_compared() {
     let mut case = Case::new(setup, &rules);
     case.run(&["sync", "--verify"]).expect(0);
     case.at_destination("INSERT INTO nothing DEFAULT VALUES");
-    assert_eq!(verify(&case, 1)["tables"][0]["extra"], 1);
+    assert_eq!(case.verify(1)["tables"][0]["extra"], 1);
     case.run(&["verify", "--repair", "-q"]).expect(0);
     case.run(&["verify", "-q"]).expect(0);
 }
@@ -317,13 +311,13 @@ fn rows_deleted_since_the_last_sync_are_pending_where_the_next_one_removes_them(
         case.sync();
         case.at_source("DELETE FROM orders WHERE id <= 3");
         case.at_destination("INSERT INTO orders (id) VALUES (1000)");
-        let document = verify(&case, 1);
+        let document = case.verify(1);
         let table = &document["tables"][0];
         assert_eq!((&table["pending"], &table["extra"]), (&json!(3), &json!(1)), "{table}");
         case.run(&["verify", "--repair"]).expect(0);
-        assert_eq!(verify(&case, 0)["tables"][0]["pending"], 3);
+        assert_eq!(case.verify(0)["tables"][0]["pending"], 3);
         case.sync();
-        assert_eq!(verify(&case, 0)["tables"][0]["pending"], 0);
+        assert_eq!(case.verify(0)["tables"][0]["pending"], 0);
     }
 }
 
@@ -332,7 +326,7 @@ fn a_repair_leaves_to_the_next_sync_what_is_newer_and_mends_the_rest() {
     let mut case = shop();
     case.at_source("UPDATE lines SET note = note WHERE amount = 2");
     case.at_destination("INSERT INTO lines VALUES ('line', 2), ('other', 9)");
-    let document = verify(&case, 1);
+    let document = case.verify(1);
     let lines = &document["tables"][1];
     assert_eq!((&lines["extra"], &lines["pending"]), (&json!(1), &json!(3)), "{lines}");
     case.run(&["verify", "--repair"]).expect(0).says("repaired: 0 rows written, 1 removed");
@@ -347,6 +341,6 @@ fn an_emptied_source_is_not_merely_pending() {
     let mut case = Case::new(SHOP, &json!([rule]));
     case.sync();
     case.at_source("DELETE FROM orders WHERE id > 100");
-    assert_eq!(verify(&case, 1)["tables"][0]["extra"], 200);
+    assert_eq!(case.verify(1)["tables"][0]["extra"], 200);
     case.sync_fails(1).says("would be removed");
 }

@@ -241,6 +241,13 @@ impl Case {
         run
     }
 
+    /// What `verify` says, which must end with this code.
+    pub fn verify(&self, code: i32) -> Value {
+        let run = self.run(&["verify", "--json"]);
+        run.expect(code);
+        serde_json::from_str(&run.stdout).expect("JSON")
+    }
+
     /// A sync that must end with this code.
     pub fn sync_fails(&self, code: i32) -> Run {
         let run = self.run(&["sync"]);
@@ -310,4 +317,12 @@ impl Run {
 /// A rule with a replication key.
 pub fn by(name: &str, key: &str) -> Value {
     json!({ "name": name, "replication_key": key })
+}
+
+/// A rule with more keys.
+pub fn with(mut rule: Value, more: &Value) -> Value {
+    for (key, value) in more.as_object().expect("keys") {
+        rule[key] = value.clone();
+    }
+    rule
 }
