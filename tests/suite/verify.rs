@@ -344,3 +344,31 @@ fn an_emptied_source_is_not_merely_pending() {
     assert_eq!(case.verify(1)["tables"][0]["extra"], 200);
     case.sync_fails(1).says("would be removed");
 }
+
+#[test]
+fn doubled_rows_are_removed_and_not_marked_where_deleted_rows_are_marked() {
+    let rule = json!({"name": "orders", "replication_key": "updated_at", "deletes": "mark"});
+    let mut case = Case::new(SHOP, &json!([rule]));
+    case.sync();
+    case.at_destination(
+        "DROP INDEX orders_replicated_key;
+         INSERT INTO orders SELECT * FROM orders WHERE id IN (1, 2);
+         INSERT INTO orders (id) VALUES (1000)",
+    );
+    assert_eq!(case.verify(1)["tables"][0]["extra"], 3);
+    case.run(&["verify", "--repair"]).expect(0);
+    assert_eq!(case.ask("SELECT id FROM orders WHERE _deleted_at IS NOT NULL"), ["1000"]);
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["301"]);
+    assert_eq!(case.verify(0)["tables"][0]["destination_rows"], 300);
+}
+
+#[test]
+fn a_repair_of_more_rows_than_one_query_can_name_adds_none_that_was_there() {
+    let setup = "CREATE TABLE numbers (n int); INSERT INTO numbers SELECT n / 2 FROM generate_series(1, 260000) n";
+    let mut case = Case::new(setup, &json!([{"name": "numbers", "mode": "full-refresh"}]));
+    case.sync();
+    case.at_destination("DELETE FROM numbers WHERE n > 20000");
+    assert_eq!(case.verify(1)["tables"][0]["missing"], 219_999);
+    case.run(&["verify", "--repair"]).expect(0).says("repaired: 219999 rows written");
+    case.assert_equal("public.numbers");
+}
