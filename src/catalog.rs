@@ -1,5 +1,7 @@
 //! Reads the shape of tables at both ends.
 
+use std::collections::BTreeMap;
+
 use serde::de::DeserializeOwned;
 
 use crate::db::{APPLICATION_NAME, Session};
@@ -70,18 +72,15 @@ fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {
     })
 }
 
-/// The named relations at the destination, in the same order; `None` where there is none.
-pub fn destination_tables<const N: usize>(
+/// Those of the named relations that the destination has, by their names.
+pub fn destination_tables(
     session: &mut Session,
     schema: &str,
-    names: [&str; N],
-) -> Result<[Option<DestinationTable>; N]> {
-    let sql = catalog::destination_tables(schema, &names);
-    let mut tables: Vec<DestinationTable> = documents(session, "read the catalog", &sql)?;
-    Ok(names.map(|name| {
-        let at = tables.iter().position(|table| table.name.name == name);
-        at.map(|at| tables.swap_remove(at))
-    }))
+    names: &[&str],
+) -> Result<BTreeMap<String, DestinationTable>> {
+    let sql = catalog::destination_tables(schema, names);
+    let tables: Vec<DestinationTable> = documents(session, "read the catalog", &sql)?;
+    Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
 }
 
 /// Those of a destination table's columns that hold NULL.

@@ -1,12 +1,13 @@
 //! What can be typed.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::report::{Log, LogFormat, Verbosity};
-use crate::sync::Request;
+use crate::sync::{Request, Shard};
 use crate::verify;
 
 /// Copies PostgreSQL tables to another PostgreSQL and keeps them in step, with nothing but SELECT
@@ -104,6 +105,12 @@ pub struct Sync {
     /// Compare both sides afterwards, row by row
     #[arg(long)]
     verify: bool,
+    /// Sync so many tables at once, the largest first; each job has two connections of its own
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
+    /// Only the K-th of N parts of the tables, for N hosts that share the work
+    #[arg(long, value_name = "K/N")]
+    shard: Option<Shard>,
     /// Stop at the first table that fails
     #[arg(long)]
     fail_fast: bool,
@@ -117,8 +124,8 @@ pub struct Sync {
 
 impl From<Sync> for Request {
     fn from(typed: Sync) -> Self {
-        let Sync { tables, full_refresh, reconcile, verify, fail_fast, .. } = typed;
-        Self { tables, full_refresh, reconcile, verify, fail_fast }
+        let Sync { tables, full_refresh, reconcile, verify, jobs, shard, fail_fast, .. } = typed;
+        Self { tables, shard, full_refresh, reconcile, verify, jobs, fail_fast }
     }
 }
 

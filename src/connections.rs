@@ -39,7 +39,7 @@ impl<'a> Connections<'a> {
     }
 
     /// Ends both sessions; locks, transactions and half-read results end with them.
-    fn drop_both(&mut self) {
+    pub fn drop_both(&mut self) {
         self.source = None;
         self.destination = None;
     }
@@ -75,13 +75,13 @@ impl<'a> Connections<'a> {
         work: impl FnOnce(&mut Session, &mut Session) -> Result<T>,
     ) -> Result<T> {
         let (source, destination) = self.both()?;
-        let locked = destination.value("lock the table", &session::try_lock(table))?;
+        let locked = destination.value("lock the table", &session::try_lock(&[table]))?;
         if locked.as_deref() != Some("t") && !planted(Fault::NotLocked) {
             return Err(Error::locked(format!("another run holds `{}`", table.plain())));
         }
         crash::at("locked");
         let done = work(source, destination)?;
-        destination.run("unlock the table", &session::unlock(table))?;
+        destination.run("unlock the table", &session::unlock(&[table]))?;
         Ok(done)
     }
 }

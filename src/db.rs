@@ -185,15 +185,46 @@ impl Session {
         Ok(written)
     }
 
+    /// Asks many questions in few round trips: all rows of each. A question that fails, or would
+    /// have to wait for somebody's lock, has no answer; those beside it have.
+    ///
+    /// Fails where the session is gone or a signal arrived.
+    pub fn answers(
+        &mut self,
+        purpose: &str,
+        questions: &[String],
+    ) -> Result<Vec<Option<Vec<Row>>>> {
+        if questions.len() > QUESTIONS_AT_ONCE {
+            let mut answers = Vec::with_capacity(questions.len());
+            for some in questions.chunks(QUESTIONS_AT_ONCE) {
+                answers.extend(self.answers(purpose, some)?);
+            }
+            return Ok(answers);
+        }
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!("{};\n{}", session::HURRY, questions.join(";\n"));
+        match self.query(purpose, &sql) {
+            Ok(messages) => {
+                let mut answers = by_statement(messages).into_iter().skip(1).map(Some);
+                Ok(questions.iter().map(|_| answers.next().flatten()).collect())
+            }
+            Err(error) if self.is_closed() || self.interrupt.signal().is_some() => Err(error),
+            // One of them has spoilt it for all.
+            Err(_) if questions.len() > 1 => {
+                let (one, other) = questions.split_at(questions.len() / 2);
+                let mut answers = self.answers(purpose, one)?;
+                answers.extend(self.answers(purpose, other)?);
+                Ok(answers)
+            }
+            Err(_) => Ok(vec![None]),
+        }
+    }
+
     /// Runs a query and returns its rows as text.
     pub fn rows(&mut self, purpose: &str, sql: &str) -> Result<Vec<Row>> {
-        let rows = self.query(purpose, sql)?.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
-            }
-            _ => None,
-        });
-        Ok(rows.collect())
+        Ok(by_statement(self.query(purpose, sql)?).into_iter().flatten().collect())
     }
 
     /// Runs a query and returns the first column of its first row.
@@ -287,6 +318,24 @@ impl Session {
             .hint("check the network between here and there"),
         }
     }
+}
+
+/// How many questions are sent together.
+const QUESTIONS_AT_ONCE: usize = 100;
+
+/// The rows of each statement.
+fn by_statement(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<Row>> {
+    let (mut all, mut rows) = (Vec::new(), Vec::new());
+    for message in messages {
+        match message {
+            SimpleQueryMessage::Row(row) => rows.push(
+                (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect::<Row>(),
+            ),
+            SimpleQueryMessage::CommandComplete(_) => all.push(std::mem::take(&mut rows)),
+            _ => {}
+        }
+    }
+    all
 }
 
 fn runtime() -> Result<Runtime> {

@@ -1,8 +1,10 @@
 //! What a plan for one table is made from, read from both servers.
 
+use std::collections::BTreeMap;
+
 use crate::catalog;
 use crate::config::Rule;
-use crate::db::Session;
+use crate::db::{Server, Session};
 use crate::error::Result;
 use crate::plan::{self, Shape, Situation};
 use crate::receipt::Origin;
@@ -30,15 +32,28 @@ impl Facts {
         destination: &mut Session,
     ) -> Result<Self> {
         let there = catalog::open_snapshot(source, &Qualified::new(schema, &rule.name))?;
-        let destination_version = destination.server.version;
-        let shape = plan::shape(rule, &there, destination_version)?;
-        let server = &source.server;
-        let identity = (server.system_identifier.as_deref(), server.database.as_str());
-        let origin = plan::origin(rule, &there, &shape, identity);
-        let staging = staging_name(&table.name);
-        let names = [table.name.as_str(), staging.as_str()];
-        let [here, staging] = catalog::destination_tables(destination, &table.schema, names)?;
-        Ok(Self { source: there, shape, origin, destination: here, staging, destination_version })
+        let names = [table.name.as_str(), &staging_name(&table.name)];
+        let mut here = catalog::destination_tables(destination, &table.schema, &names)?;
+        Self::of(rule, table, there, &mut here, (&source.server, &destination.server))
+    }
+
+    /// The same from what was read already. What is taken of the destination's tables is removed.
+    ///
+    /// Fails where something in the rule does not fit the source table.
+    pub fn of(
+        rule: &Rule,
+        table: &Qualified,
+        source: SourceTable,
+        here: &mut BTreeMap<String, DestinationTable>,
+        (at_source, at_destination): (&Server, &Server),
+    ) -> Result<Self> {
+        let destination_version = at_destination.version;
+        let shape = plan::shape(rule, &source, destination_version)?;
+        let identity = (at_source.system_identifier.as_deref(), at_source.database.as_str());
+        let origin = plan::origin(rule, &source, &shape, identity);
+        let destination = here.remove(&table.name);
+        let staging = here.remove(&staging_name(&table.name));
+        Ok(Self { source, shape, origin, destination, staging, destination_version })
     }
 
     /// The same for a plan. `snapshot_kept` as in [`Situation`].

@@ -118,7 +118,7 @@ impl Log {
                 );
             }
             (None, sync_type) => {
-                let rows = counted(table.row_count.unwrap_or_default());
+                let rows = counted(table.row_count.unwrap_or_default(), "row");
                 let deleted = match table.deleted_count {
                     0 => String::new(),
                     deleted => format!(", {deleted} deleted"),
@@ -191,8 +191,10 @@ fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }
 
-fn counted(rows: u64) -> String {
-    if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") }
+/// A number with its noun: `1 row`, `2 rows`.
+#[must_use]
+pub fn counted(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// What happened to one table.

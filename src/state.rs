@@ -41,8 +41,7 @@ pub fn remember(
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
-    // A process that ended while it wrote has left it; where it cannot go now, writing will say why.
-    let _ = fs::remove_file(temporary(&directory.join(file_name(&table.name))));
+    forget_half_written(directory, &table.name);
     let receipt = read_receipt(destination, table)?;
     let file = read_file(directory, &table.name, &mut warnings)?;
     let (found, file_repeats_it) = (receipt.clone(), receipt == file);
@@ -71,6 +70,19 @@ pub fn remember(
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
     Ok(Found { remembered, receipt: found, file_repeats_it, warnings })
+}
+
+/// Whether the state file repeats the receipt; `None` where it says something else, or there is
+/// something to be said about it.
+#[must_use]
+pub fn repeats(directory: &Path, table: &str, receipt: &Receipt) -> Option<bool> {
+    let mut warnings = Vec::new();
+    forget_half_written(directory, table);
+    match read_file(directory, table, &mut warnings) {
+        Ok(None) if warnings.is_empty() => Some(false),
+        Ok(Some(file)) if file.progress == receipt.progress => Some(file == *receipt),
+        _ => None,
+    }
 }
 
 fn said(watermark: Option<&str>) -> &str {
@@ -124,14 +136,33 @@ fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Resul
 }
 
 fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Option<Receipt>> {
-    let question = sql::receipt::read(&table.beside(RECEIPTS), &table.name);
-    let rows = destination.rows("read the receipt", &question)?;
-    let Some([version, receipt]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
-    let place = || format!("the receipt of `{}` in `{RECEIPTS}` at the destination", table.name);
-    let version: Option<u64> = version.as_deref().and_then(|version| version.parse().ok());
+    let found = receipts(destination, &table.beside(RECEIPTS), &[&table.name])?.pop();
+    found.map(|(_, receipt)| receipt).transpose()
+}
+
+/// The receipts of these tables, where there are any.
+pub fn receipts(
+    destination: &mut Session,
+    receipts: &Qualified,
+    tables: &[&str],
+) -> Result<Vec<(String, Result<Receipt>)>> {
+    let rows = destination.rows("read the receipts", &sql::receipt::read(receipts, tables))?;
+    let found = rows.into_iter().filter_map(|row| match <[Option<String>; 3]>::try_from(row) {
+        Ok([Some(table), version, receipt]) => {
+            let receipt = understood(&table, version.as_deref(), receipt.as_deref());
+            Some((table, receipt))
+        }
+        _ => None,
+    });
+    Ok(found.collect())
+}
+
+fn understood(table: &str, version: Option<&str>, receipt: Option<&str>) -> Result<Receipt> {
+    let place = || format!("the receipt of `{table}` in `{RECEIPTS}` at the destination");
+    let version: Option<u64> = version.and_then(|version| version.parse().ok());
     match version {
         Some(version) if version > u64::from(VERSION) => Err(from_the_future(&place(), version)),
-        _ => parse(receipt.as_deref().unwrap_or_default()).map(Some).map_err(|error| {
+        _ => parse(receipt.unwrap_or_default()).map_err(|error| {
             error
                 .within(format!("cannot read {}", place()))
                 .hint("delete that row; the table is then copied again")
@@ -209,6 +240,12 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
             .caused_by(&error)
             .hint("the rows and the receipt are in the destination; the next sync continues from them")
     })
+}
+
+/// A process that ended while it wrote a state file has left it.
+fn forget_half_written(directory: &Path, table: &str) {
+    // Where it cannot go now, writing will say why.
+    let _ = fs::remove_file(temporary(&directory.join(file_name(table))));
 }
 
 /// Where a state file is written before it gets its name.

@@ -1,8 +1,14 @@
 //! Brings a destination in line with its source: the only file that knows the order of the steps.
 
+mod idle;
 mod marks;
+mod shard;
 mod table;
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,30 +22,37 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg_dump;
 use crate::plan::SyncType;
-use crate::report::{Log, Report, TableReport};
+use crate::report::{Log, Report, TableReport, counted};
 use crate::sql::{self, Qualified};
-use crate::table::RECEIPTS;
+use crate::table::{RECEIPTS, SourceTable};
 
+use idle::Idle;
 use marks::Marks;
+pub use shard::Shard;
 use table::TableSync;
 
 /// What one run is asked to do.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Request {
     /// Only these tables; all where empty.
     pub tables: Vec<String>,
+    /// Only this part of them.
+    pub shard: Option<Shard>,
     /// Copy every table whole.
     pub full_refresh: bool,
     /// Look for rows that the source no longer has, whether it is time or not.
     pub reconcile: bool,
     /// Compare both sides afterwards.
     pub verify: bool,
+    /// How many tables are synced at once.
+    pub jobs: NonZeroUsize,
     /// Stop at the first table that fails.
     pub fail_fast: bool,
 }
 
-/// Syncs the tables of a pipeline, one after the other. A table that fails does not stop the rest.
+/// Syncs the tables of a pipeline, one after the other or several at once. A table that fails does
+/// not stop the rest.
 ///
 /// Fails before anything is done where the request names a table that is not there. Everything
 /// else is in the report.
@@ -49,18 +62,22 @@ pub fn run(
     interrupt: &Interrupt,
     log: &Log,
 ) -> Result<Report> {
-    let rules = pipeline.choose(&request.tables)?;
+    let mut rules = pipeline.choose(&request.tables)?;
+    if let Some(shard) = request.shard {
+        let all = rules.len() as u64;
+        rules.retain(|rule| shard.has(&rule.destination_name));
+        log.info(None, &format!("shard {shard} has {} of {}", rules.len(), counted(all, "table")));
+    }
     let started_at = Timestamp::now();
-    let mut tables = Vec::new();
+    let mut reports: Vec<Option<TableReport>> = rules.iter().map(|_| None).collect();
     let failure = Run::start(pipeline, request, interrupt, log, &rules)
-        .and_then(|mut run| run.tables(&rules, &mut tables))
+        .and_then(|run| run.tables(&mut reports))
         .err();
     if let Some(failure) = &failure {
         log.error(failure);
     }
-    for rule in &rules[tables.len()..] {
-        tables.push(untouched(rule));
-    }
+    let tables = rules.iter().zip(reports);
+    let tables = tables.map(|(rule, report)| report.unwrap_or_else(|| untouched(rule))).collect();
     let pipeline = pipeline.name.clone();
     let report = Report { pipeline, started_at, finished_at: Timestamp::now(), tables, failure };
     log.summary(&report);
@@ -79,46 +96,117 @@ fn untouched(rule: &Rule) -> TableReport {
     }
 }
 
-/// A run under way.
+/// A run under way: what all its workers know.
 struct Run<'a> {
     pipeline: &'a Pipeline,
     request: &'a Request,
     interrupt: &'a Interrupt,
     log: &'a Log,
+    rules: &'a [&'a Rule],
+    /// The first worker's sessions.
     connections: Connections<'a>,
     marks: Marks,
+    idle: Idle,
+    /// How large the tables are, in bytes, by the source's statistics.
+    sizes: BTreeMap<String, u64>,
     pg_dump_unusable: Option<String>,
 }
 
+/// What the workers share: the tables that are left, by their place in the file, and what became
+/// of the others.
+struct Queue<'r> {
+    left: VecDeque<usize>,
+    reports: &'r mut [Option<TableReport>],
+}
+
 impl<'a> Run<'a> {
-    /// Connects, prepares the destination's schema, and takes the marks of all tables.
+    /// Connects, prepares the destination's schema, takes the marks of all tables, and finds those
+    /// that need nothing.
     fn start(
         pipeline: &'a Pipeline,
         request: &'a Request,
         interrupt: &'a Interrupt,
         log: &'a Log,
-        rules: &[&Rule],
+        rules: &'a [&'a Rule],
     ) -> Result<Self> {
         let mut connections = Connections::new(pipeline, interrupt);
         // A server that cannot be reached is not waited for; one that is lost later is.
         connections.both()?;
         crash::at("connected");
-        let marks = connections.patiently(log, None, |connections| {
+        let (tables, marks) = connections.patiently(log, None, |connections| {
             let (source, destination) = connections.both()?;
             prepare(pipeline, source, destination, rules, log)
         })?;
         crash::at("marks-taken");
+        let found = idle::find(pipeline, request, (rules, &tables), &marks, &mut connections, log);
+        let idle = match found {
+            Err(error) if error.kind == Kind::Interrupted => return Err(error),
+            Err(error) => {
+                // Locks end with the sessions. Each table's own turn says what is wrong.
+                connections.drop_both();
+                log.debug(None, &format!("idle tables are not known: {}", error.one_line()));
+                Idle::new()
+            }
+            Ok(idle) => idle,
+        };
         let pg_dump_unusable = pg_dump::unusable_for(connections.both()?.0.server.version);
-        Ok(Self { pipeline, request, interrupt, log, connections, marks, pg_dump_unusable })
+        let sizes = tables.iter().map(|table| (table.name.name.clone(), table.estimated_bytes));
+        Ok(Self {
+            pipeline,
+            request,
+            interrupt,
+            log,
+            rules,
+            connections,
+            marks,
+            idle,
+            sizes: sizes.collect(),
+            pg_dump_unusable,
+        })
     }
 
-    fn tables(&mut self, rules: &[&Rule], reports: &mut Vec<TableReport>) -> Result<()> {
-        for rule in rules {
+    /// Syncs the tables, as many at once as was asked for.
+    fn tables(mut self, reports: &mut [Option<TableReport>]) -> Result<()> {
+        let jobs = self.request.jobs.get().min(self.rules.len().max(1));
+        let mut left: VecDeque<usize> = (0..self.rules.len()).collect();
+        if jobs > 1 {
+            // The largest first, so that none of them is left when the others are done.
+            let size = |at: &usize| self.sizes.get(&self.rules[*at].name).copied();
+            left.make_contiguous().sort_by_key(|at| Reverse(size(at)));
+        }
+        let queue = Mutex::new(Queue { left, reports });
+        let mut own = Connections::new(self.pipeline, self.interrupt);
+        std::mem::swap(&mut own, &mut self.connections);
+        let (run, queue) = (&self, &queue);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..jobs)
+                .map(|_| {
+                    scope.spawn(move || {
+                        let connections = Connections::new(run.pipeline, run.interrupt);
+                        run.work(connections, queue)
+                    })
+                })
+                .collect();
+            let first = run.work(own, queue);
+            others.into_iter().fold(first, |done, other| {
+                let panicked = |_| Err(Error::bug("a worker panicked"));
+                done.and(other.join().unwrap_or_else(panicked))
+            })
+        })
+    }
+
+    /// Takes one table after the other until none is left.
+    fn work(&self, mut connections: Connections<'a>, queue: &Mutex<Queue>) -> Result<()> {
+        loop {
             self.interrupt.check()?;
-            let report = self.table(rule);
-            self.log.table(&report);
+            let Some(at) = locked(queue).left.pop_front() else { return Ok(()) };
+            let report = self.table(self.rules[at], &mut connections);
             let error = report.error.clone();
-            reports.push(report);
+            {
+                let mut queue = locked(queue);
+                self.log.table(&report);
+                queue.reports[at] = Some(report);
+            }
             let Some(error) = error else { continue };
             if error.kind == Kind::Interrupted {
                 return Err(error);
@@ -126,18 +214,17 @@ impl<'a> Run<'a> {
             if error.kind != Kind::Locked {
                 self.log.error(&error);
                 if self.request.fail_fast {
-                    break;
+                    locked(queue).left.clear();
                 }
             }
         }
-        Ok(())
     }
 
-    fn table(&mut self, rule: &Rule) -> TableReport {
+    fn table(&self, rule: &Rule, connections: &mut Connections) -> TableReport {
         let started = Instant::now();
         let mut report = untouched(rule);
         report.reason = None;
-        match self.sync(rule, &mut report) {
+        match self.sync(rule, connections, &mut report) {
             Ok(rows) => report.row_count = Some(rows),
             Err(error) if matches!(error.kind, Kind::Interrupted | Kind::Locked) => {
                 report.error = Some(error);
@@ -152,19 +239,27 @@ impl<'a> Run<'a> {
 
     /// Syncs a table under its lock, and tries again where that may help. Returns how many rows
     /// were copied or merged.
-    fn sync(&mut self, rule: &Rule, report: &mut TableReport) -> Result<u64> {
-        let Self { pipeline, request, log, connections, marks, pg_dump_unusable, .. } = self;
-        let table = Qualified::new(&pipeline.destination.schema, &rule.destination_name);
-        connections.patiently(log, Some(&rule.name), |connections| {
+    fn sync(
+        &self,
+        rule: &Rule,
+        connections: &mut Connections,
+        report: &mut TableReport,
+    ) -> Result<u64> {
+        if let Some(reason) = self.idle.get(&rule.name) {
+            table::begin(self.log, report, SyncType::Incremental, reason);
+            return Ok(0);
+        }
+        let table = Qualified::new(&self.pipeline.destination.schema, &rule.destination_name);
+        connections.patiently(self.log, Some(&rule.name), |connections| {
             connections.locked(&table, |source, destination| {
                 let sync = TableSync {
-                    pipeline,
+                    pipeline: self.pipeline,
                     rule,
                     table: &table,
-                    log,
-                    marks,
-                    pg_dump_unusable: pg_dump_unusable.as_deref(),
-                    request,
+                    log: self.log,
+                    marks: &self.marks,
+                    pg_dump_unusable: self.pg_dump_unusable.as_deref(),
+                    request: self.request,
                     source,
                     destination,
                 };
@@ -174,18 +269,26 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Looks at both servers, makes what is missing in the destination's schema, and takes the marks
-/// of all tables.
+/// Where a worker panicked, its own report is missing, and the others' are as they should be.
+fn locked<'q, 'r>(queue: &'q Mutex<Queue<'r>>) -> MutexGuard<'q, Queue<'r>> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks at both servers, makes what is missing in the destination's schema, reads what the source
+/// says of all tables, and takes their marks.
 fn prepare(
     pipeline: &Pipeline,
     source: &mut Session,
     destination: &mut Session,
     rules: &[&Rule],
     log: &Log,
-) -> Result<Marks> {
+) -> Result<(Vec<SourceTable>, Marks)> {
     two_places(pipeline, &source.server, &destination.server)?;
     prepare_schema(destination, &pipeline.destination.schema)?;
-    Marks::take(source, &pipeline.source.schema, rules, log)
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+    let tables = catalog::source_tables(source, &pipeline.source.schema, &names)?;
+    let marks = Marks::take(source, &tables, rules, log)?;
+    Ok((tables, marks))
 }
 
 /// Fails where the destination is the source itself, whose tables would be replaced.

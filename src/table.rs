@@ -81,6 +81,10 @@ pub struct SourceTable {
     pub sequences: Vec<Qualified>,
     /// Where its rows are stored: itself, or its partitions and children.
     pub storage: Vec<Storage>,
+    /// How much room it takes, by the server's statistics; 0 where there are none.
+    pub estimated_bytes: u64,
+    /// How many rows it has, by the same.
+    pub estimated_rows: u64,
     /// Whether some of its rows are in foreign tables, which have no `xmin`.
     pub has_foreign_parts: bool,
     /// The snapshot in which all this was read.

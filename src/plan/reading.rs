@@ -143,6 +143,8 @@ mod tests {
             readable: true,
             sequences: Vec::new(),
             storage: storage.to_vec(),
+            estimated_bytes: 0,
+            estimated_rows: 0,
             has_foreign_parts: false,
             snapshot: Snapshot { xmin: 90, xmax: 99, in_flight: None },
         }

@@ -137,16 +137,16 @@ fn sentence(verdict: &Verdict) -> String {
     let differences = compared.differences;
     let rows = match (compared.source_rows, compared.destination_rows) {
         (Some(source), Some(destination)) if source != destination => {
-            format!("{} at the source, {destination} at the destination", counted(source))
+            format!("{} at the source, {destination} at the destination", counted(source, "row"))
         }
-        (Some(rows), _) => counted(rows),
+        (Some(rows), _) => counted(rows, "row"),
         _ => "every version is there".to_owned(),
     };
     let seconds = verdict.duration.as_secs_f64();
     let repaired = verdict.repaired.map_or_else(String::new, |mended| {
         format!(
             "; repaired: {} written, {} removed or marked",
-            counted(mended.written),
+            counted(mended.written, "row"),
             mended.deleted
         )
     });

@@ -134,6 +134,12 @@ SELECT json_build_object(
     SELECT coalesce(json_agg(json_build_object(
       'oid', s.oid::bigint, 'file', s.relfilenode::bigint) ORDER BY s.oid), '[]')
     FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind IN ('r', 'm')),
+  'estimated_bytes', (
+    SELECT coalesce(sum(s.relpages::bigint), 0) * current_setting('block_size')::bigint
+    FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid),
+  'estimated_rows', (
+    SELECT coalesce(sum(greatest(s.reltuples, 0)), 0)::bigint
+    FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind <> 'p'),
   'has_foreign_parts', EXISTS (
     SELECT FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind = 'f'),
   'snapshot', (

@@ -57,6 +57,19 @@ impl Selection {
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
+    /// Whether there is any such row: one row, one boolean.
+    ///
+    /// As if all of them were wanted: a planner that wants but one may read a whole table in the
+    /// hope of meeting it soon.
+    #[must_use]
+    pub fn any(&self) -> String {
+        format!(
+            "WITH found AS MATERIALIZED (SELECT FROM {}{}) SELECT EXISTS (SELECT FROM found)",
+            self.table,
+            self.conditions()
+        )
+    }
+
     /// The source's half of a copy.
     #[must_use]
     pub fn copy_out(&self, format: Format) -> String {

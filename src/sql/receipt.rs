@@ -15,12 +15,14 @@ pub fn create_table(receipts: &Qualified) -> String {
     )
 }
 
-/// Reads a table's receipt: no row, or its version and its JSON.
+/// Reads the receipts of these tables: a row each, if there is one, with the table's name, the
+/// version and the JSON.
 #[must_use]
-pub fn read(receipts: &Qualified, table: &str) -> String {
+pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
+    let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
     format!(
-        "SELECT version::text, receipt::text FROM {receipts} WHERE table_name = {}",
-        literal(table)
+        "SELECT table_name, version::text, receipt::text FROM {receipts} WHERE table_name IN ({})",
+        tables.join(", ")
     )
 }
 

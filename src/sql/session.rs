@@ -76,16 +76,22 @@ pub const COMMIT: &str = "COMMIT";
 /// Ends a transaction and forgets what it did.
 pub const ROLLBACK: &str = "ROLLBACK";
 
-/// Takes the lock that keeps two runs from one table: one row, one boolean.
+/// Takes the locks that keep two runs from one table: one row, one boolean a table.
 #[must_use]
-pub fn try_lock(table: &Qualified) -> String {
-    format!("SELECT pg_try_advisory_lock({})", lock_key(table))
+pub fn try_lock(tables: &[&Qualified]) -> String {
+    each_lock("pg_try_advisory_lock", tables)
 }
 
-/// Gives the lock back.
+/// Gives the locks back.
 #[must_use]
-pub fn unlock(table: &Qualified) -> String {
-    format!("SELECT pg_advisory_unlock({})", lock_key(table))
+pub fn unlock(tables: &[&Qualified]) -> String {
+    each_lock("pg_advisory_unlock", tables)
+}
+
+fn each_lock(function: &str, tables: &[&Qualified]) -> String {
+    let calls: Vec<String> =
+        tables.iter().map(|table| format!("{function}({})", lock_key(table))).collect();
+    format!("SELECT {}", calls.join(", "))
 }
 
 fn lock_key(table: &Qualified) -> i64 {
@@ -107,6 +113,10 @@ pub fn lock_exclusively(first: &[String], tables: &[&Qualified]) -> String {
         tables.join(", ")
     )
 }
+
+/// Gives up soon on what somebody else holds, for questions that can wait until it is the table's
+/// turn. Until the end of the transaction.
+pub const HURRY: &str = "SET LOCAL lock_timeout = '200ms'";
 
 /// Marks the point to which a failed attempt goes back.
 pub const SAVEPOINT: &str = "SAVEPOINT attempt";

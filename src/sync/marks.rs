@@ -9,6 +9,7 @@ use crate::db::Session;
 use crate::error::Result;
 use crate::plan;
 use crate::report::Log;
+use crate::table::SourceTable;
 use crate::watermark::{Activity, Mark};
 
 /// The first pause between two looks at the transactions in flight.
@@ -35,12 +36,12 @@ impl Marks {
     /// transactions in flight to end, no longer than `settle`.
     pub(super) fn take(
         source: &mut Session,
-        schema: &str,
+        tables: &[SourceTable],
         rules: &[&Rule],
         log: &Log,
     ) -> Result<Self> {
         let interrupt = source.interrupt().clone();
-        let keys = greatest_keys(source, schema, rules)?;
+        let keys = greatest_keys(source, tables, rules)?;
         let first = catalog::activity(source)?;
         let in_flight = first.transactions.clone();
         let settle = rules.iter().map(|rule| rule.settle).max().unwrap_or_default();
@@ -93,28 +94,23 @@ impl Marks {
 
 fn greatest_keys(
     source: &mut Session,
-    schema: &str,
+    tables: &[SourceTable],
     rules: &[&Rule],
 ) -> Result<BTreeMap<String, Greatest>> {
-    let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
-    let mut keys = BTreeMap::new();
-    for table in catalog::source_tables(source, schema, &names)? {
-        let Some(rule) = rules.iter().find(|rule| rule.name == table.name.name) else { continue };
+    let with_key = |table: &SourceTable| {
+        let rule = rules.iter().find(|rule| rule.name == table.name.name)?;
         // What does not fit is said when it is the table's turn; the type of columns at the
         // destination does not matter here.
-        let Ok(shape) = plan::shape(rule, &table, u32::MAX) else { continue };
-        let Some(key) = shape.key else { continue };
-        let found = source.value("read the greatest replication key", &key.greatest(&table.name));
-        match found {
-            Ok(Some(key)) => {
-                keys.insert(rule.name.clone(), Greatest { oid: table.oid, key });
-            }
-            Err(error) if source.is_closed() || source.interrupt().signal().is_some() => {
-                return Err(error);
-            }
-            // The table holds no key, or may not be read; its own turn says so.
-            Ok(None) | Err(_) => {}
-        }
-    }
-    Ok(keys)
+        let key = plan::shape(rule, table, u32::MAX).ok()?.key?;
+        Some((rule.name.clone(), table.oid, key.greatest(&table.name)))
+    };
+    let wanted: Vec<_> = tables.iter().filter_map(with_key).collect();
+    let questions: Vec<String> = wanted.iter().map(|(_, _, question)| question.clone()).collect();
+    let answers = source.answers("read the greatest replication keys", &questions)?;
+    // Without an answer the table holds no key, or may not be read; its own turn says so.
+    let found = wanted.into_iter().zip(answers).filter_map(|((name, oid, _), rows)| {
+        let key = rows?.pop()?.pop()??;
+        Some((name, Greatest { oid, key }))
+    });
+    Ok(found.collect())
 }

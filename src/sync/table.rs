@@ -8,7 +8,7 @@ use crate::apply::{Application, Applied};
 use crate::catalog;
 use crate::config::{Deletes, Mode, Pipeline, Rule};
 use crate::crash;
-use crate::db::Session;
+use crate::db::{Server, Session};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::fault::{Fault, planted};
@@ -115,31 +115,6 @@ impl TableSync<'_> {
         };
         self.log.info(Some(name), &said);
         Ok(())
-    }
-
-    /// The receipt of a sync that goes on from `before`.
-    fn receipt(
-        &self,
-        situation: &Situation,
-        before: &Progress,
-        reconciled_at: Option<Timestamp>,
-        destination: Option<Watch>,
-    ) -> Receipt {
-        let source = situation.source;
-        let mark = self.marks.of(&self.rule.name, source.oid);
-        let watermark = before.watermark.advance(mark, &self.marks.still_active);
-        Receipt {
-            version: VERSION,
-            pipeline: self.pipeline.name.clone(),
-            origin: situation.origin.clone(),
-            progress: Progress {
-                position: Some(self.source.server.position(source, watermark.start.clone())),
-                watermark,
-                storage: Some(source.storage.clone()),
-                reconciled_at,
-                destination,
-            },
-        }
     }
 
     fn plan(
@@ -254,6 +229,21 @@ impl TableSync<'_> {
         Some(plan::reconcile(situation, comparison, self.rule.deletes))
     }
 
+    /// The receipt of a sync that goes on from `before`.
+    fn receipt(
+        &self,
+        situation: &Situation,
+        before: &Progress,
+        reconciled_at: Option<Timestamp>,
+        destination: Option<Watch>,
+    ) -> Receipt {
+        let at_source = (&self.source.server, self.marks);
+        let mut receipt = next_receipt(&self.pipeline.name, situation, before, at_source);
+        receipt.progress.reconciled_at = reconciled_at;
+        receipt.progress.destination = destination;
+        receipt
+    }
+
     /// What a receipt says of the time of a reconcile: nothing where each sync does one.
     fn now_if_spaced_out(&self) -> Option<Timestamp> {
         let spaced_out = self.rule.deletes != Deletes::Keep && self.rule.mode != Mode::Diff;
@@ -268,9 +258,7 @@ impl TableSync<'_> {
         report: &mut TableReport,
     ) -> Result<u64> {
         let name = &self.rule.name;
-        report.sync_type = plan.sync_type;
-        report.reason = Some(plan.reason.clone());
-        self.log.info(Some(name), &format!("{} sync: {}", plan.sync_type.name(), plan.reason));
+        begin(self.log, report, plan.sync_type, &plan.reason);
         for note in &plan.notes {
             self.log.info(Some(name), note);
         }
@@ -299,5 +287,36 @@ impl TableSync<'_> {
                 Ok(0)
             }
         }
+    }
+}
+
+/// Says what is about to be done to a table, and why.
+pub(super) fn begin(log: &Log, report: &mut TableReport, sync_type: SyncType, reason: &str) {
+    report.sync_type = sync_type;
+    report.reason = Some(reason.to_owned());
+    log.info(Some(&report.name), &format!("{} sync: {reason}", sync_type.name()));
+}
+
+/// The receipt of a sync that goes on from `before`, and that knows as much of the destination.
+pub(super) fn next_receipt(
+    pipeline: &str,
+    situation: &Situation,
+    before: &Progress,
+    (server, marks): (&Server, &Marks),
+) -> Receipt {
+    let source = situation.source;
+    let mark = marks.of(&source.name.name, source.oid);
+    let watermark = before.watermark.advance(mark, &marks.still_active);
+    Receipt {
+        version: VERSION,
+        pipeline: pipeline.to_owned(),
+        origin: situation.origin.clone(),
+        progress: Progress {
+            position: Some(server.position(source, watermark.start.clone())),
+            watermark,
+            storage: Some(source.storage.clone()),
+            reconciled_at: before.reconciled_at,
+            destination: before.destination.clone(),
+        },
     }
 }

@@ -28,3 +28,17 @@ fn a_state_file_half_written_in_a_crash_is_gone_after_an_idle_sync() {
         steps: vec![("sync", 8084), ("drop_destination", 7072), ("sync_with_a_crash", 7551)],
     });
 }
+
+#[test]
+fn versions_that_differ_in_a_dropped_column_only_are_not_one_version() {
+    replay(&Story {
+        majors: (13, 14),
+        settle: "0s",
+        tables: vec![2304, 4306],
+        steps: vec![
+            ("sync_beside_writers", 2323),
+            ("sync_beside_writers", 9131),
+            ("drop_column", 6669),
+        ],
+    });
+}

@@ -245,9 +245,12 @@ impl World {
         if sight.oid.is_none() {
             return Ok(sight);
         }
-        // Before a copy the destination may have other columns than the source.
+        // Before a copy the destination may have other columns than the source; versions may differ
+        // in nothing but one that the source has dropped.
         let there = judge::column_names(&mut self.destination, &question.table);
-        let question = if self.tables[at].copied().iter().all(|name| there.contains(name)) {
+        let copied = self.tables[at].copied();
+        let tells_all = !self.tables[at].versions || there.len() == copied.len();
+        let question = if tells_all && copied.iter().all(|name| there.contains(name)) {
             question
         } else {
             let all: Vec<String> = there.iter().map(|name| judge::quoted(name)).collect();
