@@ -135,7 +135,7 @@ SELECT json_build_object(
       'oid', s.oid::bigint, 'file', s.relfilenode::bigint) ORDER BY s.oid), '[]')
     FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid AND s.relkind IN ('r', 'm')),
   'estimated_bytes', (
-    SELECT coalesce(sum(s.relpages::bigint), 0) * current_setting('block_size')::bigint
+    SELECT coalesce(sum(greatest(s.relpages, 0)::bigint), 0) * current_setting('block_size')::bigint
     FROM {tree} tree JOIN pg_class s ON s.oid = tree.oid),
   'estimated_rows', (
     SELECT coalesce(sum(greatest(s.reltuples, 0)), 0)::bigint

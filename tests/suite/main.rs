@@ -21,6 +21,7 @@ mod network;
 mod planted;
 mod reconcile;
 mod regressions;
+mod scale;
 mod state;
 mod statements;
 mod swap;

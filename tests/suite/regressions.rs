@@ -42,3 +42,13 @@ fn versions_that_differ_in_a_dropped_column_only_are_not_one_version() {
         ],
     });
 }
+
+#[test]
+fn an_analyzed_partitioned_table_has_minus_one_page() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "0s",
+        tables: vec![2785],
+        steps: vec![("rewrite", 8640)],
+    });
+}

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 const OPEN: u8 = 0;
@@ -14,7 +14,14 @@ const CUT: u8 = 2;
 pub struct Proxy {
     pub port: u16,
     state: Arc<AtomicU8>,
-    bytes: Arc<AtomicU64>,
+    counted: Arc<Counted>,
+}
+
+/// What has passed.
+#[derive(Default)]
+struct Counted {
+    bytes: AtomicU64,
+    round_trips: AtomicU64,
 }
 
 impl Proxy {
@@ -22,19 +29,27 @@ impl Proxy {
     pub fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let own = listener.local_addr().expect("an address").port();
-        let (state, bytes) = (Arc::new(AtomicU8::new(OPEN)), Arc::new(AtomicU64::new(0)));
-        let (seen, counted) = (Arc::clone(&state), Arc::clone(&bytes));
+        let (state, counted) = (Arc::new(AtomicU8::new(OPEN)), Arc::new(Counted::default()));
+        let (seen, counting) = (Arc::clone(&state), Arc::clone(&counted));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                let answered = Arc::new(AtomicBool::new(true));
+                for (asks, from, to) in [(true, &client, &server), (false, &server, &client)] {
                     let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
-                    let (state, bytes) = (Arc::clone(&seen), Arc::clone(&counted));
-                    std::thread::spawn(move || pass(from, to, &state, &bytes));
+                    let (state, counted) = (Arc::clone(&seen), Arc::clone(&counting));
+                    let answered = Arc::clone(&answered);
+                    let count = move |bytes: usize| {
+                        counted.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+                        if answered.swap(!asks, Ordering::SeqCst) && asks {
+                            counted.round_trips.fetch_add(1, Ordering::SeqCst);
+                        }
+                    };
+                    std::thread::spawn(move || pass(from, to, &state, count));
                 }
             }
         });
-        Self { port: own, state, bytes }
+        Self { port: own, state, counted }
     }
 
     /// From now on nothing passes, and nobody is told.
@@ -54,11 +69,16 @@ impl Proxy {
 
     /// How many bytes have passed.
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::SeqCst)
+        self.counted.bytes.load(Ordering::SeqCst)
+    }
+
+    /// How often a client has said something after an answer.
+    pub fn round_trips(&self) -> u64 {
+        self.counted.round_trips.load(Ordering::SeqCst)
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, bytes: &AtomicU64) {
+fn pass(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, count: impl Fn(usize)) {
     let mut buffer = vec![0; 64 * 1024];
     // Woken often, to see whether the network has been cut.
     let _ = from.set_read_timeout(Some(Duration::from_millis(50)));
@@ -78,7 +98,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, bytes: &Atomic
                 while state.load(Ordering::SeqCst) == STALLED {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                bytes.fetch_add(length as u64, Ordering::SeqCst);
+                count(length);
                 if to.write_all(&buffer[..length]).is_err() {
                     break;
                 }

@@ -1,0 +1,173 @@
+//! Many tables: idle ones cost next to nothing, several are synced at once, hosts share the work.
+
+use serde_json::{Value, json};
+
+use crate::support::case::{Case, Run, by, with};
+use crate::support::http::WebhookServer;
+use crate::support::judge;
+use crate::support::proxy::Proxy;
+use crate::support::server::Servers;
+
+const TABLES: usize = 120;
+
+fn name(number: usize) -> String {
+    format!("t_{number:03}")
+}
+
+fn setup(tables: usize) -> String {
+    let table = |number: usize| {
+        let name = name(number);
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), note text);
+             CREATE INDEX ON {name} (at);
+             INSERT INTO {name} (id, note) SELECT n, 'note ' || n FROM generate_series(1, {}) n;",
+            number % 7 + 1
+        )
+    };
+    (0..tables).map(table).collect()
+}
+
+fn rules(tables: usize) -> Value {
+    let rule = |number| with(by(&name(number), "at"), &json!({"initial": "copy"}));
+    (0..tables).map(rule).collect()
+}
+
+/// How many round trips each side of a sync takes.
+fn round_trips(case: &Case, code: i32) -> (Run, u64, u64) {
+    let (source, destination) = (Proxy::to(case.source_port()), Proxy::to(case.destination_port()));
+    case.write_env(&format!("SOURCE_PORT={}\nDEST_PORT={}", source.port, destination.port));
+    let run = case.run(&["sync"]);
+    run.expect(code);
+    (run, source.round_trips(), destination.round_trips())
+}
+
+#[test]
+fn idle_tables_share_their_round_trips_and_write_nothing() {
+    let servers = Servers::start();
+    crate::support::case::create_roles(&servers);
+    let mut case = Case::on(&servers, &setup(TABLES), &rules(TABLES));
+    case.sync();
+    // Marks of the first sync may have been held back by its setup.
+    case.sync();
+    // The server itself may write now and then.
+    let mut quiet = false;
+    for _ in 0..3 {
+        let wal = "SELECT pg_current_wal_insert_lsn()::text";
+        let before = case.ask(wal);
+        let (run, source, destination) = round_trips(&case, 0);
+        quiet |= before == case.ask(wal);
+        assert_eq!(run.stdout.matches("incremental sync done: 0 rows").count(), TABLES);
+        // Logging in and preparing the session are among them.
+        assert!(source <= 20, "{source} round trips at the source");
+        assert!(destination <= 25, "{destination} round trips at the destination");
+    }
+    assert!(quiet, "a sync of idle tables writes to the destination's log");
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    assert_eq!(case.ask(locks), ["0"]);
+}
+
+#[test]
+fn what_changed_among_idle_tables_is_found_and_one_that_cannot_be_read_spoils_no_other() {
+    let mut case = Case::new(&setup(40), &rules(40));
+    case.sync();
+    case.sync();
+    case.at_source(&format!("REVOKE SELECT ON t_007 FROM {}", crate::support::case::READER));
+    case.at_source(
+        "INSERT INTO t_011 (id, note) VALUES (99, 'new');
+         UPDATE t_012 SET note = 'changed', at = now() WHERE id = 1;
+         ALTER TABLE t_013 ADD COLUMN more int;
+         BEGIN; TRUNCATE t_014; INSERT INTO t_014 (id, at) VALUES (5, '2001-01-01'); COMMIT",
+    );
+    case.at_destination("DROP TABLE t_015");
+    let (run, source, _) = round_trips(&case, 1);
+    run.says("cannot sync `t_007`");
+    assert_eq!(run.stdout.matches("incremental sync done: 0 rows").count(), 34, "{}", run.stdout);
+    assert!(source <= 100, "{source} round trips at the source");
+    for table in ["t_011", "t_012", "t_013", "t_015"] {
+        case.assert_equal(&format!("public.{table}"));
+    }
+    let there = case.ask("SELECT count(*) FROM t_014 WHERE at = '2001-01-01'");
+    assert_eq!(there, ["1"]);
+}
+
+#[test]
+fn a_table_that_is_locked_at_the_source_holds_up_no_other() {
+    let case = Case::new(&setup(10), &rules(10));
+    case.sync();
+    let mut other = case.another_source();
+    other.batch_execute("BEGIN; LOCK TABLE t_003 IN ACCESS EXCLUSIVE MODE").unwrap();
+    let child = case.start(&["sync", "--table", "t_002", "--table", "t_003", "--table", "t_004"]);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    other.batch_execute("COMMIT").unwrap();
+    let run = Run::from(child.wait_with_output().unwrap());
+    run.expect(0);
+    assert_eq!(run.stdout.matches("sync done: 0 rows").count(), 3, "{}", run.stdout);
+}
+
+#[test]
+fn several_tables_are_synced_at_once_and_reported_in_the_order_of_the_file() {
+    let mut rules = rules(12);
+    rules[4]["where"] = json!("no_such_column = 1");
+    let mut case = Case::new(&setup(12), &rules);
+    let hook = WebhookServer::answering(&[200]);
+    case.write_env(&format!("WEBHOOK_URL={}", hook.url));
+    let run = case.run(&["sync", "--jobs", "4"]);
+    run.expect(1).says("cannot sync `t_004`");
+    let body = hook.bodies().remove(0);
+    let names: Vec<&str> =
+        body["tables"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    let wanted: Vec<String> = (0..12).map(name).collect();
+    assert_eq!(names, wanted);
+    for number in (0..12).filter(|number| *number != 4) {
+        case.assert_equal(&format!("public.{}", name(number)));
+    }
+    case.wait_until_alone();
+    case.assert_nothing_left();
+    // More jobs than tables, and none of them with anything to do.
+    case.run(&["sync", "--jobs", "64", "--table", "t_001"]).expect(0);
+    case.run(&["sync", "--jobs", "0"]).expect(2).says("--jobs");
+}
+
+#[test]
+fn a_failure_ends_all_jobs_where_that_was_asked_for() {
+    let mut rules = rules(40);
+    rules[0]["where"] = json!("no_such_column = 1");
+    let mut case = Case::new(&setup(40), &rules);
+    // The largest table is the first.
+    case.at_source("INSERT INTO t_000 (id, note) SELECT n, 'more' FROM generate_series(100, 50000) n; ANALYZE t_000");
+    let run = case.run(&["sync", "--jobs", "2", "--fail-fast"]);
+    run.expect(1).says("cannot sync `t_000`");
+    assert!(run.stdout.matches("sync done").count() < 39, "{}", run.stdout);
+    assert!(run.stdout.contains("t_039-skipped-NA"), "{}", run.stdout);
+}
+
+#[test]
+fn hosts_share_the_tables_without_a_shared_disk() {
+    let mut case = Case::new(&setup(30), &rules(30));
+    let mut seen = Vec::new();
+    for shard in ["1/3", "2/3", "3/3"] {
+        // Another host has no state file.
+        let _ = std::fs::remove_dir_all(case.path().join("sync-state"));
+        let run = case.run(&["sync", "--shard", shard]);
+        run.expect(0).says(&format!("shard {shard} has "));
+        let done: Vec<&str> =
+            run.stdout.lines().filter(|line| line.contains("initial sync done")).collect();
+        assert!((3..=17).contains(&done.len()), "shard {shard} has {} tables", done.len());
+        seen.push(done.len());
+    }
+    assert_eq!(seen.iter().sum::<usize>(), 30, "{seen:?}");
+    for number in 0..30 {
+        case.assert_equal(&format!("public.{}", name(number)));
+    }
+    // The receipts suffice: whoever comes next goes on from them.
+    case.at_source("INSERT INTO t_005 (id, note) VALUES (99, 'new')");
+    let _ = std::fs::remove_dir_all(case.path().join("sync-state"));
+    let run = case.run(&["sync"]);
+    run.expect(0);
+    assert!(!run.stdout.contains("initial sync"), "{}", run.stdout);
+    case.assert_equal("public.t_005");
+    case.run(&["sync", "--shard", "4/3"]).expect(2).says("write it as K/N, such as 2/4");
+    let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(judge::column(&mut case.destination, count), ["0"]);
+}
