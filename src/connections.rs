@@ -33,9 +33,13 @@ impl<'a> Connections<'a> {
     /// The source's session and the destination's.
     pub fn both(&mut self) -> Result<(&mut Session, &mut Session)> {
         let Self { pipeline, interrupt, source, destination } = self;
-        let source = alive(source, &pipeline.source, interrupt)?;
-        let destination = alive(destination, &pipeline.destination, interrupt)?;
-        Ok((source, destination))
+        std::thread::scope(|scope| {
+            let source = scope.spawn(|| alive(source, &pipeline.source, interrupt));
+            let destination = alive(destination, &pipeline.destination, interrupt);
+            let panicked = |_| Err(Error::bug("what connects to the source panicked"));
+            let source = source.join().unwrap_or_else(panicked)?;
+            Ok((source, destination?))
+        })
     }
 
     /// Ends both sessions; locks, transactions and half-read results end with them.

@@ -134,17 +134,21 @@ impl Session {
 
     fn greet(&mut self) -> Result<()> {
         let read_only = self.side == Side::Source;
-        self.rows("prepare the session", &session::pin(read_only))?;
-        let facts = self.value("ask the server for its version", catalog::SERVER)?;
-        self.server = serde_json::from_str(&facts.unwrap_or_default()).map_err(|error| {
-            Error::bug("a server's facts are not as expected").caused_by(&error)
-        })?;
+        let prepare = format!("{};\n{}", session::pin(read_only), catalog::SERVER);
+        let facts = self.rows("prepare the session", &prepare)?.pop().and_then(|mut row| row.pop());
+        self.server =
+            serde_json::from_str(&facts.flatten().unwrap_or_default()).map_err(|error| {
+                Error::bug("a server's facts are not as expected").caused_by(&error)
+            })?;
         self.watch.process = self.server.process;
         // None of these is worth failing for: some hosts forbid a question, some platforms a setting.
-        self.server.system_identifier =
-            self.value("ask for the system identifier", catalog::SYSTEM_IDENTIFIER).ok().flatten();
-        self.server.timeline = self.value("ask for the timeline", catalog::TIMELINE).ok().flatten();
-        let _ = self.run("set a setting", session::NOTICE_OUR_DEATH);
+        let questions = [catalog::SYSTEM_IDENTIFIER, catalog::TIMELINE, session::NOTICE_OUR_DEATH];
+        let mut answers = self
+            .answers("ask the server who it is", &questions.map(str::to_owned))?
+            .into_iter()
+            .map(|rows| rows?.pop()?.pop()?);
+        self.server.system_identifier = answers.next().flatten();
+        self.server.timeline = answers.next().flatten();
         if self.server.version < OLDEST_VERSION {
             return Err(Error::unreachable(format!(
                 "the {} is PostgreSQL {}, older than 13",

@@ -5,7 +5,7 @@ mod script;
 use std::io::Read;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::config::{Endpoint, TlsMode};
@@ -36,9 +36,29 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How much of what pg_dump has to say is kept.
 const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
 
-/// Why pg_dump cannot read a server of this version (`server_version_num`), or `None`.
-#[must_use]
-pub fn unusable_for(server_version: u32) -> Option<String> {
+/// The pg_dump that is installed, asked who it is when that matters first: where it is a script
+/// that looks for the right one, as Debian's is, the answer takes longer than most syncs.
+#[derive(Debug)]
+pub struct Installed {
+    server_version: u32,
+    unusable: OnceLock<Option<String>>,
+}
+
+impl Installed {
+    /// What is to read a server of this version (`server_version_num`).
+    #[must_use]
+    pub fn for_server(server_version: u32) -> Self {
+        Self { server_version, unusable: OnceLock::new() }
+    }
+
+    /// Why it cannot, if so.
+    #[must_use]
+    pub fn unusable(&self) -> Option<&str> {
+        self.unusable.get_or_init(|| unusable_for(self.server_version)).as_deref()
+    }
+}
+
+fn unusable_for(server_version: u32) -> Option<String> {
     let output = match Command::new(PROGRAM).arg("--version").stderr(Stdio::null()).output() {
         Ok(output) if output.status.success() => output,
         Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),

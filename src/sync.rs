@@ -20,7 +20,7 @@ use crate::crash;
 use crate::db::{Server, Session};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
-use crate::pg_dump;
+use crate::pg_dump::Installed;
 use crate::plan::SyncType;
 use crate::report::{Log, Report, TableReport, counted};
 use crate::sql::{self, Qualified};
@@ -109,7 +109,7 @@ struct Run<'a> {
     idle: Idle,
     /// How large the tables are, in bytes, by the source's statistics.
     sizes: BTreeMap<String, u64>,
-    pg_dump_unusable: Option<String>,
+    pg_dump: Installed,
 }
 
 /// What the workers share: the tables that are left, by their place in the file, and what became
@@ -149,7 +149,7 @@ impl<'a> Run<'a> {
             }
             Ok(idle) => idle,
         };
-        let pg_dump_unusable = pg_dump::unusable_for(connections.both()?.0.server.version);
+        let pg_dump = Installed::for_server(connections.both()?.0.server.version);
         let sizes = tables.iter().map(|table| (table.name.name.clone(), table.estimated_bytes));
         Ok(Self {
             pipeline,
@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
             marks,
             idle,
             sizes: sizes.collect(),
-            pg_dump_unusable,
+            pg_dump,
         })
     }
 
@@ -258,7 +258,7 @@ impl<'a> Run<'a> {
                     table: &table,
                     log: self.log,
                     marks: &self.marks,
-                    pg_dump_unusable: self.pg_dump_unusable.as_deref(),
+                    pg_dump: &self.pg_dump,
                     request: self.request,
                     source,
                     destination,

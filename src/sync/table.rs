@@ -6,12 +6,13 @@ use super::Request;
 use super::marks::Marks;
 use crate::apply::{Application, Applied};
 use crate::catalog;
-use crate::config::{Deletes, Mode, Pipeline, Rule};
+use crate::config::{Deletes, InitialPath, Mode, Pipeline, Rule};
 use crate::crash;
 use crate::db::{Server, Session};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::fault::{Fault, planted};
+use crate::pg_dump::Installed;
 use crate::plan::{
     self, Decision, Depth, Expected, First, Merge, Plan, Reconciliation, Since, Situation, SyncType,
 };
@@ -29,7 +30,7 @@ pub(super) struct TableSync<'a> {
     pub(super) table: &'a Qualified,
     pub(super) log: &'a Log,
     pub(super) marks: &'a Marks,
-    pub(super) pg_dump_unusable: Option<&'a str>,
+    pub(super) pg_dump: &'a Installed,
     pub(super) request: &'a Request,
     pub(super) source: &'a mut Session,
     pub(super) destination: &'a mut Session,
@@ -158,7 +159,10 @@ impl TableSync<'_> {
                 };
                 let first = First {
                     dependents: dependents.as_ref(),
-                    pg_dump_unusable: self.pg_dump_unusable,
+                    pg_dump_unusable: match self.rule.initial {
+                        InitialPath::PgDump => self.pg_dump.unusable(),
+                        InitialPath::Copy => None,
+                    },
                     user: &self.destination.server.user,
                     receipt: &receipt,
                 };
