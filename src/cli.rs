@@ -78,6 +78,8 @@ impl Cli {
 pub enum Command {
     /// Bring the destination up to date
     Sync(Sync),
+    /// Print what the next sync would do to each table, why, and its SQL; changes nothing
+    Plan(Plan),
     /// Compare both sides and name the rows that differ
     Verify(Verify),
     /// Print a completion script for a shell
@@ -126,6 +128,34 @@ impl From<Sync> for Request {
     fn from(typed: Sync) -> Self {
         let Sync { tables, full_refresh, reconcile, verify, jobs, shard, fail_fast, .. } = typed;
         Self { tables, shard, full_refresh, reconcile, verify, jobs, fail_fast }
+    }
+}
+
+/// What to plan.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct Plan {
+    /// Only this table; may be given several times
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// As for a sync that copies every table whole
+    #[arg(long)]
+    full_refresh: bool,
+    /// As for a sync that looks for rows that the source no longer has
+    #[arg(long)]
+    reconcile: bool,
+    /// Leave the SQL out
+    #[arg(long)]
+    pub outline: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl From<Plan> for Request {
+    fn from(typed: Plan) -> Self {
+        let Plan { tables, full_refresh, reconcile, .. } = typed;
+        Self { tables, full_refresh, reconcile, ..Self::default() }
     }
 }
 

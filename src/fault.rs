@@ -63,6 +63,10 @@ faults! {
     ExtraForgotten,
     /// A version that is there already is added again.
     VersionAddedTwice,
+    /// A table with newer rows counts as idle.
+    NewerOverlooked,
+    /// What is printed of a plan leaves a statement out.
+    PlanCutShort,
     /// Whatever differs counts as newer than the last sync.
     AllPending,
 }

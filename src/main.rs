@@ -13,6 +13,7 @@ use incremental_replication::db;
 use incremental_replication::error::{Error, Kind, Result};
 use incremental_replication::interrupt::Interrupt;
 use incremental_replication::notify;
+use incremental_replication::plan::Statement;
 use incremental_replication::report::{self, Log, Report, exit_code};
 use incremental_replication::sync::{self, Request};
 use incremental_replication::verify;
@@ -51,6 +52,37 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
             let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
             tell(&pipeline, &report, log);
             Ok(signalled(&interrupt).unwrap_or_else(|| report.exit_code()))
+        }
+        Command::Plan(typed) => {
+            let (json, outline) = (typed.json, typed.outline);
+            let pipeline = config::load(&cli.directory, &environment())?;
+            let interrupt = Interrupt::listen()?;
+            let log = &if json { log.quiet() } else { log.clone() };
+            let (mut first, mut previews) = (Vec::new(), Vec::new());
+            let begin = |statements: Vec<Statement>| {
+                if !json && !outline {
+                    log.statements(&statements);
+                }
+                first = statements;
+            };
+            let done = sync::preview(&pipeline, &typed.into(), &interrupt, log, begin, |preview| {
+                if !json {
+                    log.preview(&preview, outline);
+                }
+                previews.push(preview);
+            });
+            if let (Some(code), Err(_)) = (signalled(&interrupt), &done) {
+                log.error(&Error::interrupted());
+                return Ok(code);
+            }
+            done?;
+            if json {
+                let document = report::plan_document(&pipeline.name, &first, &previews);
+                print(format!("{document:#}\n").as_bytes())?;
+            } else {
+                log.previewed(&previews);
+            }
+            Ok(report::plan_code(&previews))
         }
         Command::Verify(typed) => {
             let json = typed.json;

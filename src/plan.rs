@@ -14,7 +14,7 @@ pub use comparison::{
     ALIAS, Comparison, Depth, Expected, Mending, Reconciliation, compare, describe, is_due,
     keeps_keys_equal, reconcile, telling_columns,
 };
-pub use decision::{Decision, Remembered, decide, ready_to_compare};
+pub use decision::{Decision, Remembered, decide, ready_to_compare, schema_difference};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
 pub use reading::{Since, since, tells_what_is_newer, unseen};
@@ -22,9 +22,10 @@ pub use shape::{Shape, origin, shape};
 
 use crate::config::{Mode, Rule, Side};
 use crate::error::Error;
+use crate::fault::{Fault, planted};
 use crate::receipt::Origin;
 use crate::sql::Qualified;
-use crate::sql::copy::Format;
+use crate::sql::copy::{Format, Selection};
 use crate::table::{DestinationTable, SourceTable, UniqueIndex};
 
 /// Everything a plan is made from.
@@ -157,12 +158,65 @@ impl Plan {
     }
 }
 
+/// A statement of a plan, for somebody who reads it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Statement {
+    /// Where it runs.
+    #[serde(serialize_with = "as_word")]
+    pub on: Side,
+    /// What it is for.
+    pub purpose: String,
+    /// What it is: SQL, or pg_dump's command line.
+    pub sql: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn as_word<S: serde::Serializer>(side: &Side, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&side.to_string())
+}
+
+impl Plan {
+    /// All that is known beforehand of what will run, in its order. What the two sides find out
+    /// about each other's rows decides over the rest.
+    #[must_use]
+    pub fn statements(&self) -> Vec<Statement> {
+        let steps = |steps: &[Step]| -> Vec<Statement> { steps.iter().map(Step::shown).collect() };
+        let mut all = Vec::new();
+        match &self.load {
+            Some(load) => {
+                let (out, into) = load.shown();
+                all.push(out);
+                all.extend(steps(&self.before));
+                all.push(into);
+                all.extend(steps(&self.after));
+            }
+            None => all.extend(steps(&self.before)),
+        }
+        if let Some(Reconciliation { comparison, .. }) = &self.reconciliation
+            && !comparison.versions
+        {
+            let sides =
+                [(Side::Source, &comparison.source), (Side::Destination, &comparison.destination)];
+            all.extend(sides.map(|(on, digest)| Statement {
+                on,
+                purpose: "compare the rows by digests; those that differ are put right".to_owned(),
+                sql: digest.per_bucket(comparison.buckets),
+            }));
+        }
+        let forgotten = usize::from(planted(Fault::PlanCutShort));
+        all.extend(steps(&self.finish).into_iter().skip(forgotten));
+        all
+    }
+}
+
 /// The SQLSTATE of rows that share what must be unique.
 const UNIQUE_VIOLATION: &str = "23505";
 
 /// The rows' way from the source into a table of the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
+    /// Which they are.
+    pub rows: Selection,
     /// Where they come from.
     pub from: Reading,
     /// The destination's COPY.
@@ -171,6 +225,20 @@ pub struct Load {
     pub format: Format,
     /// What to look at when the source does not understand what it is asked.
     pub hint: Option<String>,
+}
+
+impl Load {
+    fn shown(&self) -> (Statement, Statement) {
+        let sql = match &self.from {
+            Reading::Copy(query) => query.clone(),
+            Reading::PgDump { table, .. } => {
+                format!("pg_dump --data-only --snapshot=... --table={table}")
+            }
+        };
+        let read = Statement { on: Side::Source, purpose: "read the rows".to_owned(), sql };
+        let purpose = "write the rows".to_owned();
+        (read, Statement { on: Side::Destination, purpose, sql: self.into.clone() })
+    }
 }
 
 /// How rows are read at the source.
@@ -235,6 +303,10 @@ impl Step {
 
     fn source(purpose: &str, sql: impl Into<String>) -> Self {
         Self::new(Side::Source, purpose, sql)
+    }
+
+    fn shown(&self) -> Statement {
+        Statement { on: self.on, purpose: self.purpose.clone(), sql: self.sql.clone() }
     }
 
     fn result(mut self, result: Outcome) -> Self {

@@ -1,5 +1,6 @@
 //! What happened: for the log, for the webhook, and for the exit code.
 
+mod preview;
 mod verdict;
 
 use std::io::Write;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Kind};
 use crate::plan::SyncType;
 
+pub use preview::{Action, Preview, plan_code, plan_document};
 pub use verdict::{Example, Verdict, code, document};
 
 /// How log lines look.
@@ -79,6 +81,12 @@ pub struct Log {
 }
 
 impl Log {
+    /// The same, saying nothing but errors.
+    #[must_use]
+    pub fn quiet(&self) -> Self {
+        Self { verbosity: Verbosity::Quiet, ..self.clone() }
+    }
+
     /// Something that only `-v` shows.
     pub fn debug(&self, table: Option<&str>, message: &str) {
         if self.verbosity >= Verbosity::Verbose {

@@ -41,7 +41,6 @@ pub fn remember(
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
-    forget_half_written(directory, &table.name);
     let receipt = read_receipt(destination, table)?;
     let file = read_file(directory, &table.name, &mut warnings)?;
     let (found, file_repeats_it) = (receipt.clone(), receipt == file);
@@ -77,7 +76,6 @@ pub fn remember(
 #[must_use]
 pub fn repeats(directory: &Path, table: &str, receipt: &Receipt) -> Option<bool> {
     let mut warnings = Vec::new();
-    forget_half_written(directory, table);
     match read_file(directory, table, &mut warnings) {
         Ok(None) if warnings.is_empty() => Some(false),
         Ok(Some(file)) if file.progress == receipt.progress => Some(file == *receipt),
@@ -140,13 +138,19 @@ fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Option<R
     found.map(|(_, receipt)| receipt).transpose()
 }
 
-/// The receipts of these tables, where there are any.
+/// The receipts of these tables, where there are any. The destination is outside of any
+/// transaction.
 pub fn receipts(
     destination: &mut Session,
     receipts: &Qualified,
     tables: &[&str],
 ) -> Result<Vec<(String, Result<Receipt>)>> {
-    let rows = destination.rows("read the receipts", &sql::receipt::read(receipts, tables))?;
+    let question = sql::receipt::read(receipts, tables);
+    let rows = match destination.rows("read the receipts", &question) {
+        // Before the first sync neither the schema nor the table of receipts is there.
+        Err(error) if matches!(error.sqlstate.as_deref(), Some("42P01" | "3F000")) => Vec::new(),
+        read => read?,
+    };
     let found = rows.into_iter().filter_map(|row| match <[Option<String>; 3]>::try_from(row) {
         Ok([Some(table), version, receipt]) => {
             let receipt = understood(&table, version.as_deref(), receipt.as_deref());
@@ -242,8 +246,8 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
     })
 }
 
-/// A process that ended while it wrote a state file has left it.
-fn forget_half_written(directory: &Path, table: &str) {
+/// Removes what a process has left that ended while it wrote a state file.
+pub fn forget_half_written(directory: &Path, table: &str) {
     // Where it cannot go now, writing will say why.
     let _ = fs::remove_file(temporary(&directory.join(file_name(table))));
 }

@@ -2,6 +2,7 @@
 
 mod idle;
 mod marks;
+mod preview;
 mod shard;
 mod table;
 
@@ -14,20 +15,21 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::catalog;
-use crate::config::{Pipeline, Rule};
+use crate::config::{Pipeline, Rule, Side};
 use crate::connections::Connections;
 use crate::crash;
 use crate::db::{Server, Session};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg_dump::Installed;
-use crate::plan::SyncType;
+use crate::plan::{Statement, SyncType};
 use crate::report::{Log, Report, TableReport, counted};
 use crate::sql::{self, Qualified};
 use crate::table::{RECEIPTS, SourceTable};
 
 use idle::Idle;
 use marks::Marks;
+pub use preview::preview;
 pub use shard::Shard;
 use table::TableSync;
 
@@ -49,6 +51,20 @@ pub struct Request {
     pub jobs: NonZeroUsize,
     /// Stop at the first table that fails.
     pub fail_fast: bool,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            tables: Vec::new(),
+            shard: None,
+            full_refresh: false,
+            reconcile: false,
+            verify: false,
+            jobs: NonZeroUsize::MIN,
+            fail_fast: false,
+        }
+    }
 }
 
 /// Syncs the tables of a pipeline, one after the other or several at once. A table that fails does
@@ -311,30 +327,36 @@ fn two_places(pipeline: &Pipeline, source: &Server, destination: &Server) -> Res
 
 /// Makes the destination's schema and its table of receipts, where they are missing.
 fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
-    let receipts = Qualified::new(schema, RECEIPTS);
-    let (schema_there, receipts_there) = catalog::destination_schema(destination, &receipts)?;
     let hint = "let the destination's user create it, or create it yourself";
-    let mut create = |there: bool, what: &str, sql: &str| {
-        if there {
-            return Ok(0);
-        }
-        let purpose = format!("create {what}");
+    for Statement { purpose, sql, .. } in preparation(destination, schema)? {
         // IF NOT EXISTS does not see what another run creates at the same moment; once more does.
-        let first = destination.run(&purpose, sql);
+        let first = destination.run(&purpose, &sql);
         let taken = |error: &Error| {
             matches!(error.sqlstate.as_deref(), Some("23505" | "42P06" | "42P07" | "42710"))
         };
         let done = match first {
-            Err(error) if taken(&error) => destination.run(&purpose, sql),
+            Err(error) if taken(&error) => destination.run(&purpose, &sql),
             done => done,
         };
-        done.map_err(|error| error.hint(hint))
-    };
-    create(schema_there, &format!("the schema `{schema}`"), &sql::ddl::create_schema(schema))?;
-    create(
-        receipts_there,
-        &format!("`{}`", receipts.plain()),
-        &sql::receipt::create_table(&receipts),
-    )?;
+        done.map_err(|error| error.hint(hint))?;
+    }
     Ok(())
+}
+
+/// What is still to be made at the destination before the first table is.
+fn preparation(destination: &mut Session, schema: &str) -> Result<Vec<Statement>> {
+    let receipts = Qualified::new(schema, RECEIPTS);
+    let (schema_there, receipts_there) = catalog::destination_schema(destination, &receipts)?;
+    let statement =
+        |purpose: String, sql: String| Statement { on: Side::Destination, purpose, sql };
+    let mut missing = Vec::new();
+    if !schema_there {
+        let sql = sql::ddl::create_schema(schema);
+        missing.push(statement(format!("create the schema `{schema}`"), sql));
+    }
+    if !receipts_there {
+        let sql = sql::receipt::create_table(&receipts);
+        missing.push(statement(format!("create `{}`", receipts.plain()), sql));
+    }
+    Ok(missing)
 }

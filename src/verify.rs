@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::apply::Application;
-use crate::catalog;
 use crate::config::{Deletes, Pipeline, Rule, Side};
 use crate::connections::Connections;
 use crate::db::{Row, Session};
@@ -119,10 +118,6 @@ impl TableVerification<'_> {
     fn newer(&mut self, situation: &Situation) -> Result<(Option<String>, Option<String>)> {
         let (source, key) = (situation.source, situation.shape.key.as_ref());
         let receipts = situation.receipts();
-        let (_, there) = catalog::destination_schema(self.destination, &receipts)?;
-        if !there {
-            return Ok((None, None));
-        }
         let directory = &self.pipeline.directory;
         let found =
             state::remember(directory, self.table, situation.destination, key, self.destination)?;

@@ -100,8 +100,10 @@ impl Mending {
     /// The way of the rows that meet a condition.
     #[must_use]
     pub fn fetch(&self, wanted: Option<String>) -> Load {
+        let rows = self.wanted(wanted);
         Load {
-            from: Reading::Copy(self.wanted(wanted).copy_out(self.format)),
+            from: Reading::Copy(rows.copy_out(self.format)),
+            rows,
             into: self.into.clone(),
             format: self.format,
             hint: self.hint.clone(),

@@ -5,6 +5,7 @@ use crate::config::{Mode, OnSchemaChange};
 use crate::error::{Error, Result};
 use crate::mapping;
 use crate::receipt::{Progress, Receipt};
+use crate::sql::identifier;
 use crate::table::{Column, DELETED_AT, DestinationTable, Kind};
 
 /// What is known from earlier syncs.
@@ -198,6 +199,36 @@ const REMEDY: &str = "drop it or rename it, or give the table a \"destination_na
 fn in_the_way(name: &str, relation: &DestinationTable) -> Error {
     Error::table(format!("`{name}` at the destination is {}", relation.kind.described()))
         .hint(REMEDY)
+}
+
+/// How the destination's columns differ from what they shall be, spelled out as by diff: a line
+/// each, `-` for what is there and `+` for what shall be.
+#[must_use]
+pub fn schema_difference(shape: &Shape, there: &[Column]) -> Vec<String> {
+    let wanted = shape.destination_columns();
+    let said = |sign: char, column: &Column| {
+        let refuses = if column.not_null { " NOT NULL" } else { "" };
+        format!("{sign} {} {}{refuses}", identifier(&column.name), column.data_type)
+    };
+    let named = |columns: &[Column], name: &str| -> Option<Column> {
+        columns.iter().find(|column| column.name == name).cloned()
+    };
+    let mut lines = Vec::new();
+    for column in there {
+        match named(&wanted, &column.name) {
+            None => lines.push(said('-', column)),
+            Some(other)
+                if other.not_null != column.not_null
+                    || !mapping::same_type(&column.data_type, &other.data_type) =>
+            {
+                lines.extend([said('-', column), said('+', &other)]);
+            }
+            Some(_) => {}
+        }
+    }
+    let new = wanted.iter().filter(|column| named(there, &column.name).is_none());
+    lines.extend(new.map(|column| said('+', column)));
+    lines
 }
 
 /// The first difference between what the destination shall look like and what it looks like, as

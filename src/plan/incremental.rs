@@ -91,6 +91,7 @@ fn read_and_merge(
     }
     let load = Load {
         from: Reading::Copy(selection.copy_out(shape.format)),
+        rows: selection,
         into: copy_in(&staging, &shape.names(), shape.format, false),
         format: shape.format,
         hint: super::shape::filter_hint(situation.rule),

@@ -70,6 +70,7 @@ pub fn initial(
 fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load, Option<String>) {
     let (rule, source, shape) = (situation.rule, situation.source, situation.shape);
     let names = shape.names();
+    let rows = shape.selection(rule, source, None);
     let obstacle = match rule.initial {
         InitialPath::Copy => None,
         InitialPath::PgDump => obstacle_to_pg_dump(rule, source, shape.needs_casts())
@@ -81,13 +82,13 @@ fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load
         let (table, without) = (source.name.clone(), source.sequences.clone());
         let from = Reading::PgDump { table, columns, without };
         let into = copy_in(new, &names, Format::Text, true);
-        return (Load { from, into, format: Format::Text, hint: None }, None);
+        return (Load { rows, from, into, format: Format::Text, hint: None }, None);
     }
-    let query = shape.selection(rule, source, None).copy_out(shape.format);
+    let query = rows.copy_out(shape.format);
     let into = copy_in(new, &names, shape.format, true);
     let note = obstacle.map(|obstacle| format!("COPY reads it instead of pg_dump: {obstacle}"));
     let hint = super::shape::filter_hint(rule);
-    (Load { from: Reading::Copy(query), into, format: shape.format, hint }, note)
+    (Load { rows, from: Reading::Copy(query), into, format: shape.format, hint }, note)
 }
 
 fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option<&'static str> {

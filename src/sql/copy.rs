@@ -57,6 +57,12 @@ impl Selection {
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
+    /// How many rows the server expects: one row, JSON.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        format!("EXPLAIN (FORMAT JSON) {}", self.query())
+    }
+
     /// Whether there is any such row: one row, one boolean.
     ///
     /// As if all of them were wanted: a planner that wants but one may read a whole table in the

@@ -18,6 +18,7 @@ use crate::connections::Connections;
 use crate::db::Server;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::fault::{Fault, planted};
 use crate::plan::{self, Decision, Merge, Remembered};
 use crate::receipt::Receipt;
 use crate::report::Log;
@@ -65,7 +66,8 @@ pub(super) fn find(
         }
         let answers = source.answers("look for newer rows", &questions)?;
         for (asked, answer) in asked.into_iter().zip(answers) {
-            if answer.as_deref() == Some(&[vec![Some("f".to_owned())]]) {
+            let none = answer.as_deref() == Some(&[vec![Some("f".to_owned())]]);
+            if none || planted(Fault::NewerOverlooked) {
                 if let Some(receipt) = asked.to_repeat {
                     state::write_file(&pipeline.directory, asked.table, &receipt)?;
                 }
@@ -153,6 +155,7 @@ fn question<'a>(
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
     let small = there.estimated_bytes <= SMALL_BYTES;
+    state::forget_half_written(&pipeline.directory, &table.name);
     let file_repeats_it = state::repeats(&pipeline.directory, &table.name, &receipt)?;
     let facts = Facts::of(rule, table, there, here, (source, destination)).ok()?;
     let situation = facts.situation(rule, table, false);

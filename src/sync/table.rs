@@ -36,6 +36,13 @@ pub(super) struct TableSync<'a> {
     pub(super) destination: &'a mut Session,
 }
 
+/// What a sync has to do.
+pub(super) struct Prepared {
+    pub(super) found: Found,
+    pub(super) plan: Plan,
+    pub(super) receipt: Receipt,
+}
+
 impl TableSync<'_> {
     /// Syncs the table and returns how many rows were copied or merged.
     pub(super) fn run(mut self, report: &mut TableReport) -> Result<u64> {
@@ -43,18 +50,11 @@ impl TableSync<'_> {
         let facts = Facts::read(self.rule, schema, self.table, self.source, self.destination)?;
         crash::at("snapshot-open");
         let situation = facts.situation(self.rule, self.table, self.request.verify);
-        let found = state::remember(
-            &self.pipeline.directory,
-            self.table,
-            situation.destination,
-            situation.shape.key.as_ref(),
-            self.destination,
-        )?;
+        state::forget_half_written(&self.pipeline.directory, &self.table.name);
+        let Prepared { found, plan, receipt } = self.prepare(&situation)?;
         for warning in &found.warnings {
             self.log.warning(Some(&self.rule.name), warning);
         }
-        let decision = plan::decide(&situation, &found.remembered, self.request.full_refresh)?;
-        let (plan, receipt) = self.plan(&situation, decision, &found)?;
         crash::at("planned");
         let rows = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) => {
@@ -71,6 +71,20 @@ impl TableSync<'_> {
             self.verify(&situation)?;
         }
         Ok(rows)
+    }
+
+    /// Works out what a sync has to do. Nothing is written, on either side or here.
+    pub(super) fn prepare(&mut self, situation: &Situation) -> Result<Prepared> {
+        let found = state::remember(
+            &self.pipeline.directory,
+            self.table,
+            situation.destination,
+            situation.shape.key.as_ref(),
+            self.destination,
+        )?;
+        let decision = plan::decide(situation, &found.remembered, self.request.full_refresh)?;
+        let (plan, receipt) = self.plan(situation, decision, &found)?;
+        Ok(Prepared { found, plan, receipt })
     }
 
     /// Both sessions, ready to carry something out.

@@ -17,6 +17,7 @@ mod faults;
 mod incremental;
 mod initial;
 mod network;
+mod plan;
 #[cfg(feature = "planted-faults")]
 mod planted;
 mod reconcile;

@@ -148,6 +148,18 @@ pub fn column(client: &mut Client, sql: &str) -> Vec<String> {
         .collect()
 }
 
+/// The same of a relation that may not be there.
+pub fn rows_if_there(client: &mut Client, sql: &str) -> Vec<String> {
+    match client.simple_query(sql) {
+        Err(error)
+            if error.code().is_some_and(|code| ["42P01", "3F000"].contains(&code.code())) =>
+        {
+            vec!["it is not there".to_owned()]
+        }
+        _ => column(client, sql),
+    }
+}
+
 /// Fails with the first differing row unless both tables hold the same rows.
 pub fn assert_equal(source: &mut Client, destination: &mut Client, tables: (&str, &str)) {
     if let Some(difference) = difference(source, destination, tables) {

@@ -8,6 +8,7 @@
 //! the replication key did not move.
 
 mod destination;
+mod plan;
 mod rows;
 mod schema;
 mod states;
@@ -32,7 +33,7 @@ pub struct Operation {
 }
 
 /// All operations, by what they are about.
-pub const GROUPS: [&[Operation]; 7] = [
+pub const GROUPS: [&[Operation]; 8] = [
     rows::OPERATIONS,
     transactions::OPERATIONS,
     schema::OPERATIONS,
@@ -40,6 +41,7 @@ pub const GROUPS: [&[Operation]; 7] = [
     states::OPERATIONS,
     destination::OPERATIONS,
     verify::OPERATIONS,
+    plan::OPERATIONS,
 ];
 
 /// The operation of that name.

@@ -82,6 +82,7 @@ impl Running {
                 }
             }
         }
+        world.outputs.push(run.stdout.clone());
         if run.code == Some(70) || run.stderr.contains("panicked") {
             return broken(Property::Ends, format!("a bug in the tool:\n{}", run.stderr));
         }
@@ -411,42 +412,43 @@ impl World {
         Ok(())
     }
 
-    /// A second sync changes nothing: no row is written again, no receipt, no file. A full refresh
-    /// is another matter.
-    pub fn second_sync_changes_nothing(&mut self) -> Result<(), Failure> {
+    /// What tells whether anything was written: the destination's rows and receipts, and the files.
+    /// A table that is copied whole every time is left out.
+    pub fn traces(&mut self) -> Vec<(String, Vec<String>)> {
         let kept: Vec<String> = self
             .tables
             .iter()
             .filter(|table| table.way != Way::FullRefresh)
             .map(|table| table.destination.clone())
             .collect();
-        let traces = |world: &mut Self| -> Vec<(String, Vec<String>)> {
-            let mut traces = Vec::new();
-            for name in &kept {
-                let table = world.qualified(name);
-                let rows = format!(
-                    "SELECT tableoid || ' ' || xmin || ' ' || ctid FROM {table} ORDER BY 1"
-                );
-                let receipt = format!(
-                    "SELECT xmin || ' ' || receipt FROM {} WHERE table_name = {}",
-                    world.qualified("_sync_state"),
-                    judge::literal(name)
-                );
-                for sql in [rows, receipt] {
-                    traces.push((name.clone(), judge::column(&mut world.destination, &sql)));
-                }
+        let mut traces = Vec::new();
+        for name in &kept {
+            let table = self.qualified(name);
+            let rows =
+                format!("SELECT tableoid || ' ' || xmin || ' ' || ctid FROM {table} ORDER BY 1");
+            let receipt = format!(
+                "SELECT xmin || ' ' || receipt FROM {} WHERE table_name = {}",
+                self.qualified("_sync_state"),
+                judge::literal(name)
+            );
+            for sql in [rows, receipt] {
+                traces.push((name.clone(), judge::rows_if_there(&mut self.destination, &sql)));
             }
-            if kept.len() == world.tables.len() {
-                let file =
-                    |(path, text): (PathBuf, Vec<u8>)| format!("{}: {text:?}", path.display());
-                let files = world.state_files().into_iter().map(file).collect();
-                traces.push(("sync-state/".to_owned(), files));
-            }
-            traces
-        };
-        let before = traces(self);
+        }
+        if kept.len() == self.tables.len() {
+            let file = |(path, text): (PathBuf, Vec<u8>)| format!("{}: {text:?}", path.display());
+            let files = self.state_files().into_iter().map(file).collect();
+            traces.push(("sync-state/".to_owned(), files));
+        }
+        traces
+    }
+
+    /// A second sync changes nothing: no row is written again, no receipt, no file. A full refresh
+    /// is another matter.
+    pub fn second_sync_changes_nothing(&mut self) -> Result<(), Failure> {
+        let before = self.traces();
         self.sync(&["sync"])?;
-        let after = traces(self);
+        let after = self.traces();
         match before.iter().zip(&after).find(|(before, after)| before != after) {
             Some(((name, _), _)) => broken(
                 Property::Idempotent,

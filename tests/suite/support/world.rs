@@ -34,6 +34,8 @@ pub enum Property {
     Readers,
     /// `verify` reports a difference if and only if there is one, and its repair leaves none.
     Verified,
+    /// What `plan` prints is what the next sync does, and it changes nothing.
+    Planned,
     /// A second sync changes nothing.
     Idempotent,
     /// No sync leaves anything behind.
@@ -106,6 +108,8 @@ pub struct World {
     pub unseen: bool,
     /// Whether the last run was asked to look for deleted rows.
     pub reconcile_asked: bool,
+    /// What the runs of the binary have printed.
+    pub outputs: Vec<String>,
     servers: (Arc<Servers>, Arc<Servers>),
     superusers: [Client; 2],
     directory: TempDir,
@@ -158,6 +162,7 @@ impl World {
             staged: false,
             unseen: false,
             reconcile_asked: false,
+            outputs: Vec::new(),
             servers,
             directory: tempfile::tempdir().expect("a directory"),
             path,

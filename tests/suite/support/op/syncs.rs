@@ -16,6 +16,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "sync_one_table", weight: 2, run: sync_one_table },
     Operation { name: "sync_full_refresh", weight: 1, run: sync_full_refresh },
     Operation { name: "sync_reconcile", weight: 2, run: |w, _| w.sync(&["sync", "--reconcile"]) },
+    Operation { name: "sync_jobs", weight: 2, run: |w, _| w.sync(&["sync", "--jobs", "3"]) },
     Operation { name: "sync_watched", weight: 3, run: sync_watched },
     Operation { name: "sync_with_a_crash", weight: 5, run: sync_with_a_crash },
     Operation { name: "sync_killed", weight: 2, run: sync_killed },

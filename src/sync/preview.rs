@@ -1,0 +1,125 @@
+//! What the next sync would do, worked out as the sync works it out, and not done.
+
+use serde_json::Value;
+
+use super::marks::Marks;
+use super::table::{Prepared, TableSync};
+use super::{Request, preparation, two_places};
+use crate::catalog;
+use crate::config::{Pipeline, Rule};
+use crate::connections::Connections;
+use crate::db::Session;
+use crate::error::{Error, Kind, Result};
+use crate::facts::Facts;
+use crate::interrupt::Interrupt;
+use crate::pg_dump::Installed;
+use crate::plan::{self, Statement};
+use crate::report::{Action, Log, Preview};
+use crate::sql::copy::Selection;
+use crate::sql::{Qualified, session};
+
+/// Works out what a sync would do: hands what would run before the first table to `begin`, and what
+/// would be done to each table to `tell`.
+///
+/// Fails where the request names a table that is not there, and where a server cannot be reached.
+pub fn preview(
+    pipeline: &Pipeline,
+    request: &Request,
+    interrupt: &Interrupt,
+    log: &Log,
+    begin: impl FnOnce(Vec<Statement>),
+    mut tell: impl FnMut(Preview),
+) -> Result<()> {
+    let rules = pipeline.choose(&request.tables)?;
+    let mut connections = Connections::new(pipeline, interrupt);
+    connections.both()?;
+    let (first, marks) = connections.patiently(log, None, |connections| {
+        let (source, destination) = connections.both()?;
+        two_places(pipeline, &source.server, &destination.server)?;
+        let first = preparation(destination, &pipeline.destination.schema)?;
+        let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+        let tables = catalog::source_tables(source, &pipeline.source.schema, &names)?;
+        Ok((first, Marks::take(source, &tables, &rules, log)?))
+    })?;
+    begin(first);
+    let pg_dump = Installed::for_server(connections.both()?.0.server.version);
+    for rule in rules {
+        interrupt.check()?;
+        let table = Qualified::new(&pipeline.destination.schema, &rule.destination_name);
+        let looked = connections.patiently(log, Some(&rule.name), |connections| {
+            let (source, destination) = connections.both()?;
+            let (marks, pg_dump) = (&marks, &pg_dump);
+            let sync = TableSync {
+                pipeline,
+                rule,
+                table: &table,
+                log,
+                marks,
+                pg_dump,
+                request,
+                source,
+                destination,
+            };
+            look(sync)
+        });
+        tell(match looked {
+            Ok(preview) => preview,
+            Err(error) if error.kind == Kind::Interrupted => return Err(error),
+            Err(error) => failed(rule, error),
+        });
+    }
+    Ok(())
+}
+
+fn failed(rule: &Rule, error: Error) -> Preview {
+    let error = error.within(format!("a sync of `{}` would fail", rule.name));
+    Preview { error: Some(error), ..Preview::of(&rule.name) }
+}
+
+fn look(mut sync: TableSync) -> Result<Preview> {
+    let (rule, table) = (sync.rule, sync.table);
+    let schema = &sync.pipeline.source.schema;
+    let facts = Facts::read(rule, schema, table, sync.source, sync.destination)?;
+    let situation = facts.situation(rule, table, false);
+    let Prepared { found, plan, .. } = sync.prepare(&situation)?;
+    let rows = plan.load.as_ref().map(|load| &load.rows);
+    let (mut action, mut estimated_rows) = (Action::Sync(plan.sync_type), None);
+    if let Some(rows) = rows {
+        if plan.nothing_if_empty && plan.reconciliation.is_none() && !any(sync.source, rows)? {
+            action = Action::Nothing;
+        } else {
+            estimated_rows = Some(estimate(sync.source, rows)?);
+        }
+    }
+    sync.source.run("end the snapshot", session::COMMIT)?;
+    let statements = if action == Action::Nothing { Vec::new() } else { plan.statements() };
+    let schema_difference = situation.destination.map_or_else(Vec::new, |destination| {
+        plan::schema_difference(situation.shape, &destination.columns)
+    });
+    Ok(Preview {
+        action: Some(action),
+        reason: Some(plan.reason),
+        notes: found.warnings.into_iter().chain(plan.notes).collect(),
+        schema_difference,
+        estimated_rows,
+        statements,
+        ..Preview::of(&rule.name)
+    })
+}
+
+fn any(source: &mut Session, rows: &Selection) -> Result<bool> {
+    Ok(source.value("look for newer rows", &rows.any())?.as_deref() == Some("t"))
+}
+
+/// How many rows the source expects to read.
+fn estimate(source: &mut Session, rows: &Selection) -> Result<u64> {
+    let lines = source.rows("estimate the rows", &rows.explain())?;
+    let text: Vec<String> = lines.into_iter().flatten().flatten().collect();
+    let explained: Value = serde_json::from_str(&text.join("\n")).unwrap_or_default();
+    Ok(explained[0]["Plan"]["Plan Rows"].as_f64().map_or(0, rounded))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
+fn rounded(rows: f64) -> u64 {
+    rows.max(0.0).round() as u64
+}
