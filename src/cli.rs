@@ -82,6 +82,12 @@ pub enum Command {
     Plan(Plan),
     /// Compare both sides and name the rows that differ
     Verify(Verify),
+    /// Print how fresh each table is; reads only the destination and sync-state/
+    Status {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell

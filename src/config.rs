@@ -48,6 +48,8 @@ pub struct Pipeline {
     pub destination: Endpoint,
     /// Where to post the report, if anywhere. May hold a token: never printed.
     pub webhook: Option<Secret>,
+    /// The file that gets the metrics, if any.
+    pub metrics: Option<PathBuf>,
     /// The tables in the order of the file.
     pub rules: Vec<Rule>,
 }
@@ -197,6 +199,7 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
             source: settings.source,
             destination: settings.destination,
             webhook: settings.webhook,
+            metrics: settings.metrics,
             rules,
         }),
         _ => Err(all_mistakes(mistakes)),
@@ -254,6 +257,7 @@ mod tests {
             source: endpoint(Side::Source),
             destination: endpoint(Side::Destination),
             webhook: None,
+            metrics: None,
             rules: rules_for_tests(&serde_json::json!(names).to_string()),
         }
     }

@@ -38,9 +38,12 @@ pub mod state;
 pub mod verify;
 
 // What happened, for people, machines and the webhook.
+pub mod metrics;
 pub mod notify;
 pub mod progress;
 pub mod report;
+pub mod runs;
+pub mod status;
 
 // The order of it all, and what can be typed.
 pub mod cli;

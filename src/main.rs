@@ -12,9 +12,12 @@ use incremental_replication::crash;
 use incremental_replication::db;
 use incremental_replication::error::{Error, Kind, Result};
 use incremental_replication::interrupt::Interrupt;
+use incremental_replication::metrics;
 use incremental_replication::notify;
 use incremental_replication::plan::Statement;
 use incremental_replication::report::{self, Log, Report, exit_code};
+use incremental_replication::runs;
+use incremental_replication::status;
 use incremental_replication::sync::{self, Request};
 use incremental_replication::verify;
 
@@ -108,6 +111,18 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
             }
             Ok(report::code(&verdicts))
         }
+        Command::Status { json } => {
+            let pipeline = config::load(&cli.directory, &environment())?;
+            let interrupt = Interrupt::listen()?;
+            let status = status::read(&pipeline, &interrupt)?;
+            if json {
+                let document = status.document(&pipeline.name);
+                print(format!("{document:#}\n").as_bytes())?;
+            } else {
+                log.status(&status);
+            }
+            Ok(0)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(
@@ -153,7 +168,13 @@ fn signalled(interrupt: &Interrupt) -> Option<u8> {
     interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok())
 }
 
+/// Tells everybody who wants to know how a sync ended. None of that changes its exit code.
 fn tell(pipeline: &Pipeline, report: &Report, log: &Log) {
+    let (runs, recorded) = runs::record(&pipeline.directory, report);
+    let measured = pipeline.metrics.as_ref().map(|path| metrics::write(path, report, &runs));
+    for failed in [Some(recorded), measured].into_iter().flatten().filter_map(Result::err) {
+        log.warning(None, &failed.one_line());
+    }
     let Some(url) = &pipeline.webhook else { return };
     if let Err(why) = notify::post(url, &report.body()) {
         log.warning(None, &format!("the webhook could not be told: {why}"));

@@ -1,6 +1,7 @@
 //! What happened: for the log, for the webhook, and for the exit code.
 
 mod preview;
+mod status;
 mod verdict;
 
 use std::io::Write;
@@ -16,6 +17,7 @@ use crate::error::{Error, Kind};
 use crate::plan::SyncType;
 
 pub use preview::{Action, Preview, plan_code, plan_document};
+pub use status::{Freshness, Status, TableStatus};
 pub use verdict::{Example, Verdict, code, document};
 
 /// How log lines look.

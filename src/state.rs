@@ -15,7 +15,7 @@ use crate::table::{DestinationTable, RECEIPTS};
 use crate::watermark::key::Key;
 
 /// The folder of state files in a pipeline's directory.
-const FOLDER: &str = "sync-state";
+pub const FOLDER: &str = "sync-state";
 
 /// What was found, and what the log should say about it.
 #[derive(Debug)]
@@ -225,25 +225,42 @@ fn read_file(directory: &Path, table: &str, warnings: &mut Vec<String>) -> Resul
 /// Writes the file that repeats the receipt: whole or not at all, and on the disk when it returns.
 pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()> {
     let name = file_name(table);
-    let write = || -> std::io::Result<()> {
-        let folder = directory.join(FOLDER);
-        fs::create_dir_all(&folder)?;
-        let path = directory.join(&name);
-        let temporary = temporary(&path);
-        let mut file = File::create(&temporary)?;
-        file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        crash::at("state-file-written");
-        fs::rename(&temporary, &path)?;
-        crash::at("state-file-renamed");
-        File::open(&folder)?.sync_all()
+    let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
+    let write = || {
+        fs::create_dir_all(directory.join(FOLDER))?;
+        replace(&directory.join(&name), &text, Lasting::Surely)
     };
     write().map_err(|error| {
         Error::table(format!("cannot write `{name}` in `{}`", directory.display()))
             .caused_by(&error)
             .hint("the rows and the receipt are in the destination; the next sync continues from them")
     })
+}
+
+/// Whether a file must have reached the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// Before anything else is done.
+    Surely,
+    /// Some time: what it says can be found out again.
+    Perhaps,
+}
+
+/// Writes a file whole or not at all, in a folder that is there.
+pub fn replace(path: &Path, text: &str, lasting: Lasting) -> std::io::Result<()> {
+    let temporary = temporary(path);
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    if lasting == Lasting::Surely {
+        file.sync_all()?;
+    }
+    crash::at("state-file-written");
+    fs::rename(&temporary, path)?;
+    crash::at("state-file-renamed");
+    match path.parent() {
+        Some(folder) if lasting == Lasting::Surely => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what a process has left that ended while it wrote a state file.
@@ -254,7 +271,9 @@ pub fn forget_half_written(directory: &Path, table: &str) {
 
 /// Where a state file is written before it gets its name.
 fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("json.tmp")
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    PathBuf::from(name)
 }
 
 /// `sync-state/<table>.json`. Capitals and everything that a disk might fold, forbid or change is

@@ -1,7 +1,7 @@
 //! The variables of `.env` and the environment, given their meaning.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Endpoint, Secret, Side, Tls, TlsMode};
 use crate::error::did_you_mean;
@@ -12,6 +12,7 @@ pub(super) struct Settings {
     pub(super) source: Endpoint,
     pub(super) destination: Endpoint,
     pub(super) webhook: Option<Secret>,
+    pub(super) metrics: Option<PathBuf>,
 }
 
 /// Gives the variables their meaning, or says everything that is wrong with them.
@@ -25,7 +26,10 @@ pub(super) fn interpret(
     let webhook = webhook(variables, mistakes);
     let pipeline = present(variables, "PIPELINE_NAME")
         .map_or_else(|| name_of_directory(directory), str::to_owned);
-    Some(Settings { pipeline, source: source?, destination: destination?, webhook: webhook.ok()? })
+    // Cron starts in another directory than people do.
+    let metrics = present(variables, "METRICS_FILE").map(|path| directory.join(path));
+    let (source, destination, webhook) = (source?, destination?, webhook.ok()?);
+    Some(Settings { pipeline, source, destination, webhook, metrics })
 }
 
 fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {

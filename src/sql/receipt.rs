@@ -26,6 +26,15 @@ pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
     )
 }
 
+/// When each receipt was written: a row each, with the table's name and the time in UTC.
+#[must_use]
+pub fn written_at(receipts: &Qualified) -> String {
+    format!(
+        "SELECT table_name, to_char(written_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+         FROM {receipts}"
+    )
+}
+
 /// Writes a table's receipt.
 #[must_use]
 pub fn write(receipts: &Qualified, table: &str, version: u32, receipt: &str) -> String {

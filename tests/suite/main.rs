@@ -24,6 +24,7 @@ mod reconcile;
 mod regressions;
 mod scale;
 mod state;
+mod status;
 mod statements;
 mod swap;
 mod tls;

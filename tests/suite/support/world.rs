@@ -317,6 +317,8 @@ impl World {
             .into_iter()
             .flatten()
             .flatten()
+            // It says when tables were synced, and not what was.
+            .filter(|entry| !entry.file_name().to_string_lossy().starts_with("last.run."))
             .map(|entry| (entry.path(), fs::read(entry.path()).unwrap_or_default()))
             .collect();
         files.sort();
