@@ -55,7 +55,8 @@ pub fn activity(session: &mut Session) -> Result<Activity> {
     Ok(activity)
 }
 
-fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {
+/// Says that the source has no such table, and which it may have been.
+pub fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {
     let rows = session.rows("read the catalog", &catalog::table_names(&name.schema))?;
     if rows.is_empty() {
         return Ok(Error::table(format!("there is no schema `{}` at the source", name.schema))
@@ -112,7 +113,8 @@ pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result
     Ok((is(0), is(1)))
 }
 
-fn documents<T: DeserializeOwned>(
+/// The rows of a question that is answered with one JSON document a row.
+pub(crate) fn documents<T: DeserializeOwned>(
     session: &mut Session,
     purpose: &str,
     sql: &str,

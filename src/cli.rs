@@ -42,7 +42,7 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
    0  all well
-   1  a table failed, or `verify` found a difference
+   1  a table failed, or `verify` or `check` found something wrong
    2  wrong flags or configuration
    3  a server cannot be reached
    4  another run holds a table (the rest was synced)
@@ -78,6 +78,12 @@ impl Cli {
 pub enum Command {
     /// Bring the destination up to date
     Sync(Sync),
+    /// Look at everything that a sync needs, and say all that is wrong or will be
+    Check {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what the next sync would do to each table, why, and its SQL; changes nothing
     Plan(Plan),
     /// Compare both sides and name the rows that differ

@@ -26,6 +26,17 @@ pub enum Side {
     Destination,
 }
 
+impl Side {
+    /// What the names of its variables begin with.
+    #[must_use]
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Source => "SOURCE",
+            Self::Destination => "DEST",
+        }
+    }
+}
+
 impl fmt::Display for Side {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

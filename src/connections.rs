@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Endpoint, Pipeline};
 use crate::crash;
-use crate::db::Session;
+use crate::db::{Server, Session};
 use crate::error::{Error, Kind, Result};
 use crate::fault::{Fault, planted};
 use crate::interrupt::Interrupt;
@@ -117,4 +117,22 @@ fn connect(endpoint: &Endpoint, interrupt: &Interrupt) -> Result<Session> {
 /// The server answers, but it is starting or stopping, or its sessions are all taken.
 fn not_ready(error: &Error) -> bool {
     error.sqlstate.is_some() && error.may_pass()
+}
+
+/// Fails where the destination is the source itself, whose tables would be replaced.
+pub fn two_places(pipeline: &Pipeline, source: &Server, destination: &Server) -> Result<()> {
+    // A standby was started at another time than its primary, but is on its timeline.
+    let same = (source.running_since == destination.running_since
+        || source.in_recovery && source.timeline == destination.timeline)
+        && source.system_identifier == destination.system_identifier
+        && source.database == destination.database
+        && pipeline.source.schema == pipeline.destination.schema;
+    if !same {
+        return Ok(());
+    }
+    Err(Error::configuration(format!(
+        "source and destination are the same: schema `{}` of database `{}`",
+        pipeline.source.schema, source.database
+    ))
+    .hint("set DEST_SCHEMA, DEST_DB or DEST_HOST to another place"))
 }

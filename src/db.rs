@@ -453,10 +453,7 @@ fn configuration(endpoint: &Endpoint) -> Config {
 }
 
 fn hint(endpoint: &Endpoint, cannot: &Error) -> String {
-    let prefix = match endpoint.side {
-        Side::Source => "SOURCE",
-        Side::Destination => "DEST",
-    };
+    let prefix = endpoint.side.prefix();
     let missing =
         endpoint.password.is_none() && cannot.causes.iter().any(|c| c.contains("password"));
     match cannot.sqlstate.as_deref() {

@@ -26,11 +26,13 @@ pub mod watermark;
 // Each does one step of the way of a row.
 pub mod apply;
 pub mod catalog;
+pub mod check;
 pub mod connections;
 pub mod copy;
 pub mod crash;
 pub mod db;
 pub mod facts;
+pub mod inspect;
 pub mod interrupt;
 pub mod pg_dump;
 pub mod reconcile;

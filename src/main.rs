@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use incremental_replication::cli::{Cli, Command};
+use incremental_replication::check;
+use incremental_replication::cli::{self, Cli, Command};
 use incremental_replication::config::{self, Pipeline};
 use incremental_replication::crash;
 use incremental_replication::db;
@@ -41,96 +42,16 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
     if let Some(fault) = cli.planted_fault {
         incremental_replication::fault::plant(fault);
     }
+    let load = || config::load(&cli.directory, &environment());
     match cli.command {
-        Command::Sync(mut typed) => {
-            let silence_seconds = typed.silence_seconds;
-            if let Some(point) = typed.crash_at.take() {
-                crash::choose(point);
-            }
-            let pipeline = config::load(&cli.directory, &environment())?;
-            if let Some(seconds) = silence_seconds {
-                db::shorten_silence(Duration::from_secs(seconds));
-            }
-            let interrupt = Interrupt::listen()?;
-            let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
-            tell(&pipeline, &report, log);
-            Ok(signalled(&interrupt).unwrap_or_else(|| report.exit_code()))
-        }
-        Command::Plan(typed) => {
-            let (json, outline) = (typed.json, typed.outline);
-            let pipeline = config::load(&cli.directory, &environment())?;
-            let interrupt = Interrupt::listen()?;
-            let log = &if json { log.quiet() } else { log.clone() };
-            let (mut first, mut previews) = (Vec::new(), Vec::new());
-            let begin = |statements: Vec<Statement>| {
-                if !json && !outline {
-                    log.statements(&statements);
-                }
-                first = statements;
-            };
-            let done = sync::preview(&pipeline, &typed.into(), &interrupt, log, begin, |preview| {
-                if !json {
-                    log.preview(&preview, outline);
-                }
-                previews.push(preview);
-            });
-            if let (Some(code), Err(_)) = (signalled(&interrupt), &done) {
-                log.error(&Error::interrupted());
-                return Ok(code);
-            }
-            done?;
-            if json {
-                let document = report::plan_document(&pipeline.name, &first, &previews);
-                print(format!("{document:#}\n").as_bytes())?;
-            } else {
-                log.previewed(&previews);
-            }
-            Ok(report::plan_code(&previews))
-        }
-        Command::Verify(typed) => {
-            let json = typed.json;
-            let pipeline = config::load(&cli.directory, &environment())?;
-            let interrupt = Interrupt::listen()?;
-            let mut verdicts = Vec::new();
-            let done = verify::run(&pipeline, &typed.into(), &interrupt, log, |verdict| {
-                if !json {
-                    log.verdict(&verdict);
-                }
-                verdicts.push(verdict);
-            });
-            if let (Some(code), Err(_)) = (signalled(&interrupt), &done) {
-                log.error(&Error::interrupted());
-                return Ok(code);
-            }
-            done?;
-            if json {
-                let document = report::document(&pipeline.name, &verdicts);
-                print(format!("{document:#}\n").as_bytes())?;
-            } else {
-                log.remedy(&verdicts);
-            }
-            Ok(report::code(&verdicts))
-        }
-        Command::Status { json } => {
-            let pipeline = config::load(&cli.directory, &environment())?;
-            let interrupt = Interrupt::listen()?;
-            let status = status::read(&pipeline, &interrupt)?;
-            if json {
-                let document = status.document(&pipeline.name);
-                print(format!("{document:#}\n").as_bytes())?;
-            } else {
-                log.status(&status);
-            }
-            Ok(0)
-        }
+        Command::Check { json } => check(&load()?, json, log),
+        Command::Plan(typed) => plan(&load()?, typed, log),
+        Command::Sync(typed) => sync(load, typed, log),
+        Command::Verify(typed) => verify(&load()?, typed, log),
+        Command::Status { json } => status(&load()?, json, log),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                env!("CARGO_PKG_NAME"),
-                &mut script,
-            );
+            let (mut script, name) = (Vec::new(), env!("CARGO_PKG_NAME"));
+            clap_complete::generate(shell, &mut Cli::command(), name, &mut script);
             print(&script)
         }
         Command::Man => {
@@ -138,6 +59,103 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
                 .map_err(|error| Error::bug("the man page cannot be made").caused_by(&error))?;
             print(&page)
         }
+    }
+}
+
+fn check(pipeline: &Pipeline, json: bool, log: &Log) -> Result<u8> {
+    let interrupt = Interrupt::listen()?;
+    let Some(checkup) = unless_signalled(&interrupt, log, check::run(pipeline, &interrupt))? else {
+        return Ok(signalled(&interrupt).unwrap_or_default());
+    };
+    if json {
+        print_json(&checkup.document(&pipeline.name))?;
+    } else {
+        log.checkup(&checkup);
+    }
+    Ok(checkup.code())
+}
+
+fn plan(pipeline: &Pipeline, typed: cli::Plan, log: &Log) -> Result<u8> {
+    let (json, outline) = (typed.json, typed.outline);
+    let interrupt = Interrupt::listen()?;
+    let log = &if json { log.quiet() } else { log.clone() };
+    let (mut first, mut previews) = (Vec::new(), Vec::new());
+    let begin = |statements: Vec<Statement>| {
+        if !json && !outline {
+            log.statements(&statements);
+        }
+        first = statements;
+    };
+    let done = sync::preview(pipeline, &typed.into(), &interrupt, log, begin, |preview| {
+        if !json {
+            log.preview(&preview, outline);
+        }
+        previews.push(preview);
+    });
+    if unless_signalled(&interrupt, log, done)?.is_none() {
+        return Ok(signalled(&interrupt).unwrap_or_default());
+    }
+    if json {
+        print_json(&report::plan_document(&pipeline.name, &first, &previews))?;
+    } else {
+        log.previewed(&previews);
+    }
+    Ok(report::plan_code(&previews))
+}
+
+fn sync(load: impl FnOnce() -> Result<Pipeline>, mut typed: cli::Sync, log: &Log) -> Result<u8> {
+    if let Some(point) = typed.crash_at.take() {
+        crash::choose(point);
+    }
+    if let Some(seconds) = typed.silence_seconds {
+        db::shorten_silence(Duration::from_secs(seconds));
+    }
+    let pipeline = load()?;
+    let interrupt = Interrupt::listen()?;
+    let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
+    tell(&pipeline, &report, log);
+    Ok(signalled(&interrupt).unwrap_or_else(|| report.exit_code()))
+}
+
+fn verify(pipeline: &Pipeline, typed: cli::Verify, log: &Log) -> Result<u8> {
+    let json = typed.json;
+    let interrupt = Interrupt::listen()?;
+    let mut verdicts = Vec::new();
+    let done = verify::run(pipeline, &typed.into(), &interrupt, log, |verdict| {
+        if !json {
+            log.verdict(&verdict);
+        }
+        verdicts.push(verdict);
+    });
+    if unless_signalled(&interrupt, log, done)?.is_none() {
+        return Ok(signalled(&interrupt).unwrap_or_default());
+    }
+    if json {
+        print_json(&report::document(&pipeline.name, &verdicts))?;
+    } else {
+        log.remedy(&verdicts);
+    }
+    Ok(report::code(&verdicts))
+}
+
+fn status(pipeline: &Pipeline, json: bool, log: &Log) -> Result<u8> {
+    let status = status::read(pipeline, &Interrupt::listen()?)?;
+    if json {
+        print_json(&status.document(&pipeline.name))
+    } else {
+        log.status(&status);
+        Ok(0)
+    }
+}
+
+/// What was done; none where a signal ended it, which is told.
+fn unless_signalled<T>(interrupt: &Interrupt, log: &Log, done: Result<T>) -> Result<Option<T>> {
+    match done {
+        Err(_) if signalled(interrupt).is_some() => {
+            log.error(&Error::interrupted());
+            Ok(None)
+        }
+        done => done.map(Some),
     }
 }
 
@@ -186,6 +204,10 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+fn print_json(document: &serde_json::Value) -> Result<u8> {
+    print(format!("{document:#}\n").as_bytes())
 }
 
 fn print(bytes: &[u8]) -> Result<u8> {

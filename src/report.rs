@@ -1,5 +1,6 @@
 //! What happened: for the log, for the webhook, and for the exit code.
 
+mod checkup;
 mod preview;
 mod status;
 mod verdict;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Kind};
 use crate::plan::SyncType;
 
+pub use checkup::{About, Checkup, Finding, Severity, ToCopy, bytes};
 pub use preview::{Action, Preview, plan_code, plan_document};
 pub use status::{Freshness, Status, TableStatus};
 pub use verdict::{Example, Verdict, code, document};

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod copy;
 pub mod ddl;
 pub mod digest;
+pub mod inspect;
 pub mod merge;
 pub mod receipt;
 pub mod session;

@@ -16,9 +16,9 @@ use jiff::Timestamp;
 
 use crate::catalog;
 use crate::config::{Pipeline, Rule, Side};
-use crate::connections::Connections;
+use crate::connections::{Connections, two_places};
 use crate::crash;
-use crate::db::{Server, Session};
+use crate::db::Session;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg_dump::Installed;
@@ -305,24 +305,6 @@ fn prepare(
     let tables = catalog::source_tables(source, &pipeline.source.schema, &names)?;
     let marks = Marks::take(source, &tables, rules, log)?;
     Ok((tables, marks))
-}
-
-/// Fails where the destination is the source itself, whose tables would be replaced.
-fn two_places(pipeline: &Pipeline, source: &Server, destination: &Server) -> Result<()> {
-    // A standby was started at another time than its primary, but is on its timeline.
-    let same = (source.running_since == destination.running_since
-        || source.in_recovery && source.timeline == destination.timeline)
-        && source.system_identifier == destination.system_identifier
-        && source.database == destination.database
-        && pipeline.source.schema == pipeline.destination.schema;
-    if !same {
-        return Ok(());
-    }
-    Err(Error::configuration(format!(
-        "source and destination are the same: schema `{}` of database `{}`",
-        pipeline.source.schema, source.database
-    ))
-    .hint("set DEST_SCHEMA, DEST_DB or DEST_HOST to another place"))
 }
 
 /// Makes the destination's schema and its table of receipts, where they are missing.

@@ -63,10 +63,7 @@ fn endpoint(
     variables: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
 ) -> Option<Endpoint> {
-    let prefix = match side {
-        Side::Source => "SOURCE",
-        Side::Destination => "DEST",
-    };
+    let prefix = side.prefix();
     let before = mistakes.len();
     let get = |name: &str| present(variables, &format!("{prefix}_{name}"));
     for (name, what) in [("HOST", "a host name"), ("DB", "a database's name")] {

@@ -158,6 +158,24 @@ pub fn greatest_key(table: &Qualified, column: &str, limit: Option<&str>) -> Str
     )
 }
 
+/// Whether there is a key that the condition `limit` keeps out: one row, one boolean.
+#[must_use]
+pub fn beyond(table: &Qualified, column: &str, limit: &str) -> String {
+    let key = format!("source.{}", identifier(column));
+    let within = limit.replace("{key}", &key);
+    // From the greatest down, so that an index shows them first.
+    format!(
+        "SELECT coalesce((SELECT NOT ({within}) FROM {table} AS source \
+         WHERE {key} IS NOT NULL ORDER BY {key} DESC LIMIT 1), false)"
+    )
+}
+
+/// Whether there is a row without a key: one row, one boolean.
+#[must_use]
+pub fn holds_null_key(table: &Qualified, column: &str) -> String {
+    format!("SELECT EXISTS (SELECT FROM {table} WHERE {} IS NULL)", identifier(column))
+}
+
 /// Which of two keys is the lower, as text: one row.
 #[must_use]
 pub fn lower_key(one: &str, other: &str, key_type: &str) -> String {

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::marks::Marks;
 use super::table::{Prepared, TableSync};
-use super::{Request, preparation, two_places};
+use super::{Request, preparation};
 use crate::catalog;
 use crate::config::{Pipeline, Rule};
-use crate::connections::Connections;
+use crate::connections::{Connections, two_places};
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;

@@ -134,6 +134,14 @@ impl Key {
         copy::greatest_key(table, &self.column, self.key_type.limit())
     }
 
+    /// Whether there is a key that does not move the watermark, such as one in the future: one row,
+    /// one boolean. None where every key does.
+    #[must_use]
+    pub fn beyond(&self, table: &Qualified) -> Option<String> {
+        let limit = self.key_type.limit()?;
+        Some(copy::beyond(table, &self.column, limit))
+    }
+
     /// Whether so little lies below the watermark that subtracting the lookback might leave the
     /// type's range, which is an error. All rows are read then.
     #[must_use]

@@ -9,6 +9,7 @@
 mod support;
 
 mod append;
+mod check;
 mod command;
 mod convergence;
 mod crash;
@@ -24,8 +25,8 @@ mod reconcile;
 mod regressions;
 mod scale;
 mod state;
-mod status;
 mod statements;
+mod status;
 mod swap;
 mod tls;
 mod types;

@@ -1,0 +1,430 @@
+//! Looks at everything that a sync needs, and says all that is wrong or will be, at once.
+
+use std::collections::BTreeMap;
+
+use crate::catalog;
+use crate::config::{Endpoint, InitialPath, Pipeline, Rule, Side};
+use crate::connections::two_places;
+use crate::db::Session;
+use crate::error::{Error, Kind, Result};
+use crate::facts::Facts;
+use crate::inspect::{self, Inspected, Rights};
+use crate::interrupt::Interrupt;
+use crate::pg_dump::Installed;
+use crate::plan::{self, Decision, Situation};
+use crate::report::{About, Checkup, Finding, ToCopy, bytes};
+use crate::sql::copy::holds_null_key;
+use crate::sql::{Qualified, identifiers};
+use crate::state;
+use crate::table::{DestinationTable, SourceTable, staging_name};
+
+/// From this size on a table is large: what needs an index takes long without one.
+const LARGE_BYTES: u64 = 64 << 20;
+
+/// Looks at everything. What is found is no failure of the looking.
+///
+/// Fails where a signal arrived, and on bugs.
+pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
+    let mut checkup = Checkup::default();
+    let source = connect(&pipeline.source, interrupt, &mut checkup)?;
+    let destination = connect(&pipeline.destination, interrupt, &mut checkup)?;
+    let (Some(mut source), Some(mut destination)) = (source, destination) else {
+        return Ok(checkup);
+    };
+    if let Err(error) = two_places(pipeline, &source.server, &destination.server) {
+        checkup.add(Finding::error(About::Pipeline, error));
+        return Ok(checkup);
+    }
+    pg_dump(pipeline, &source, &mut checkup);
+    let tables = Tables {
+        pipeline,
+        source: &mut source,
+        destination: &mut destination,
+        checkup: &mut checkup,
+    };
+    match tables.check(interrupt) {
+        Err(error) if matches!(error.kind, Kind::Interrupted | Kind::Bug) => Err(error),
+        Err(error) => {
+            checkup.add(Finding::error(About::Pipeline, error));
+            Ok(checkup)
+        }
+        Ok(()) => Ok(checkup),
+    }
+}
+
+/// Connects with one side, and says how, and what the role may do.
+fn connect(
+    endpoint: &Endpoint,
+    interrupt: &Interrupt,
+    checkup: &mut Checkup,
+) -> Result<Option<Session>> {
+    let about = About::Side(endpoint.side);
+    let mut session = match Session::connect(endpoint, interrupt) {
+        Err(error) if error.kind == Kind::Interrupted => return Err(error),
+        Err(error) => {
+            checkup.add(Finding::error(about, error));
+            return Ok(None);
+        }
+        Ok(session) => session,
+    };
+    let rights = inspect::rights(&mut session, &endpoint.schema)?;
+    let server = &session.server;
+    let (major, minor) = (server.version / 10_000, server.version % 10_000);
+    let encrypted = match &rights.tls {
+        Some(version) => version.replace("TLSv", "TLS "),
+        None => "not encrypted".to_owned(),
+    };
+    let standby = if server.in_recovery { ", a standby" } else { "" };
+    checkup.add(Finding::good(
+        about.clone(),
+        format!(
+            "PostgreSQL {major}.{minor} at {} as {}, {encrypted}{standby}",
+            endpoint.address(),
+            endpoint.user
+        ),
+    ));
+    if rights.tls.is_none() && is_remote(&endpoint.host) {
+        let prefix = endpoint.side.prefix();
+        checkup.add(Finding::warning(
+            about.clone(),
+            "the connection is not encrypted, and leaves this host",
+            format!("turn on TLS at the server, and set {prefix}_SSLMODE to `verify-full`"),
+        ));
+    }
+    let found = match endpoint.side {
+        Side::Source => source_rights(&rights, &endpoint.schema),
+        Side::Destination => destination_rights(&rights, &endpoint.schema),
+    };
+    for finding in found {
+        checkup.add(finding);
+    }
+    if server.in_recovery && endpoint.side == Side::Source {
+        checkup.add(Finding::warning(
+            about,
+            "it is a standby, where transactions in flight on its primary cannot be seen: rows that \
+             they commit late are found within the lookback only",
+            "read from the primary, or let \"lookback\" cover the longest transaction".to_owned(),
+        ));
+    }
+    Ok(Some(session))
+}
+
+fn is_remote(host: &str) -> bool {
+    let here = ["localhost", "127.0.0.1", "::1"];
+    !host.starts_with('/') && !here.contains(&host)
+}
+
+fn source_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
+    let about = || About::Side(Side::Source);
+    if !rights.schema_exists {
+        let error = Error::table(format!("there is no schema `{schema}`"));
+        return vec![Finding::error(about(), error.hint("check SOURCE_SCHEMA"))];
+    }
+    if !rights.schema_usable {
+        let error = Error::table(format!("the user may not look into the schema `{schema}`"));
+        let hint = "grant the source's user USAGE on it";
+        return vec![Finding::error(about(), error.hint(hint))];
+    }
+    let hint =
+        "let a user read that may do nothing else: GRANT USAGE ON SCHEMA and SELECT ON the tables";
+    let could = if rights.superuser {
+        "the user is a superuser".to_owned()
+    } else if rights.writable.is_empty() {
+        return Vec::new();
+    } else {
+        format!("the user could write {}", rights.writable.join(", "))
+    };
+    vec![Finding::warning(about(), &format!("{could}; this tool only reads"), hint.to_owned())]
+}
+
+fn destination_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
+    let about = || About::Side(Side::Destination);
+    let mut found = Vec::new();
+    if rights.read_only {
+        let error = Error::table("nothing can be written there");
+        let hint = "point DEST_HOST at the primary, or unset default_transaction_read_only";
+        return vec![Finding::error(about(), error.hint(hint))];
+    }
+    if !rights.schema_creatable {
+        let (what, hint) = if rights.schema_exists {
+            (format!("the user may not make tables in the schema `{schema}`"), "CREATE on it")
+        } else {
+            let what = format!("there is no schema `{schema}`, and the user may not make it");
+            (what, "CREATE on the database, or make the schema")
+        };
+        let error = Error::table(what).hint(format!("grant the destination's user {hint}"));
+        found.push(Finding::error(about(), error));
+    } else if !rights.schema_exists {
+        let said = format!("the first sync will make the schema `{schema}`");
+        found.push(Finding::good(about(), said));
+    }
+    if !rights.temporary {
+        found.push(Finding::warning(
+            about(),
+            "the user may not make temporary tables, which `verify`, `diff` and `deletes` need",
+            "grant the destination's user TEMPORARY on its database".to_owned(),
+        ));
+    }
+    found
+}
+
+fn pg_dump(pipeline: &Pipeline, source: &Session, checkup: &mut Checkup) {
+    let wanted = |rule: &&Rule| rule.initial == InitialPath::PgDump;
+    if pipeline.rules.iter().any(|rule| wanted(&rule)) {
+        let installed = Installed::for_server(source.server.version);
+        match installed.unusable() {
+            Some(why) => checkup.add(Finding::warning(
+                About::PgDump,
+                &format!("{why}: first copies are read by COPY instead"),
+                "install PostgreSQL's client programs, of the source's version or newer, or set \
+                 \"initial\" to \"copy\""
+                    .to_owned(),
+            )),
+            None => checkup.add(Finding::good(About::PgDump, "it can read the source".to_owned())),
+        }
+    }
+}
+
+struct Tables<'a> {
+    pipeline: &'a Pipeline,
+    source: &'a mut Session,
+    destination: &'a mut Session,
+    checkup: &'a mut Checkup,
+}
+
+impl Tables<'_> {
+    fn check(mut self, interrupt: &Interrupt) -> Result<()> {
+        let Self { pipeline, .. } = self;
+        let (from, into) = (&pipeline.source.schema, &pipeline.destination.schema);
+        let names: Vec<&str> = pipeline.rules.iter().map(|rule| rule.name.as_str()).collect();
+        let there: BTreeMap<String, SourceTable> =
+            catalog::source_tables(self.source, from, &names)?
+                .into_iter()
+                .map(|table| (table.name.name.clone(), table))
+                .collect();
+        let columns = inspect::columns(self.source, from)?;
+        let own: Vec<String> = pipeline
+            .rules
+            .iter()
+            .flat_map(|rule| [rule.destination_name.clone(), staging_name(&rule.destination_name)])
+            .collect();
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        let mut here = catalog::destination_tables(self.destination, into, &own)?;
+        let sql = crate::sql::inspect::owned_by_others(into, &own);
+        for row in self.destination.rows("look for tables of others", &sql)? {
+            if let [Some(name), Some(owner)] = &row[..] {
+                let error = Error::table(format!("`{into}.{name}` belongs to `{owner}`"));
+                let hint = "let the destination's user own it, or belong to its owner";
+                self.checkup.add(Finding::error(About::Side(Side::Destination), error.hint(hint)));
+            }
+        }
+        for rule in &pipeline.rules {
+            interrupt.check()?;
+            let name = Qualified::new(from, &rule.name);
+            let about = About::Table(rule.name.clone());
+            let Some(table) = there.get(&rule.name) else {
+                let error = catalog::missing(self.source, &name)?;
+                self.checkup.add(Finding::error(about, error));
+                continue;
+            };
+            let found = self.table(rule, table, columns.get(&rule.name), &mut here);
+            let nothing = found.is_empty();
+            for finding in found {
+                self.checkup.add(finding);
+            }
+            if nothing {
+                let size = bytes(table.estimated_bytes);
+                let rows = table.estimated_rows;
+                let said = format!("about {rows} rows, {size}");
+                self.checkup.add(Finding::good(about, said));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything about one table.
+    fn table(
+        &mut self,
+        rule: &Rule,
+        there: &SourceTable,
+        columns: Option<&Inspected>,
+        here: &mut BTreeMap<String, DestinationTable>,
+    ) -> Vec<Finding> {
+        let about = || About::Table(rule.name.clone());
+        let name = &there.name;
+        if let Some(error) = self.unreadable(rule, there) {
+            return vec![Finding::error(about(), error)];
+        }
+        let table = Qualified::new(&self.pipeline.destination.schema, &rule.destination_name);
+        let servers = (&self.source.server, &self.destination.server);
+        let facts = match Facts::of(rule, &table, there.clone(), here, servers) {
+            Ok(facts) => facts,
+            Err(error) => return vec![Finding::error(about(), error)],
+        };
+        let situation = facts.situation(rule, &table, false);
+        let mut found = Vec::new();
+        if let Some(filter) = &rule.filter {
+            let rows = situation.shape.selection(rule, there, None);
+            if let Err(error) = self.source.rows("understand \"where\"", &rows.explain()) {
+                let hint = format!("check \"where\" in tables-config.json: {filter}");
+                found.push(Finding::error(about(), error.hint(hint)));
+                return found;
+            }
+        }
+        if there.row_security {
+            found.push(Finding::warning(
+                about(),
+                "row-level security hides rows from the source's user",
+                "grant it BYPASSRLS, or take it that only the rows it sees are copied".to_owned(),
+            ));
+        }
+        if let Some(key) = &situation.shape.key {
+            let column = columns.and_then(|table| table.column(&key.column));
+            if column.is_some_and(|column| !column.indexed) {
+                let hint = crate::sql::inspect::create_index(name, &key.column);
+                let said = format!(
+                    "no index begins with the replication key `{}`, so each sync reads all of it",
+                    key.column
+                );
+                found.push(if there.estimated_bytes >= LARGE_BYTES {
+                    Finding::warning(about(), &said, hint)
+                } else {
+                    Finding::note(about(), &said, hint)
+                });
+            }
+            found.extend(self.keys(rule, there, columns));
+            if let Some(question) = key.beyond(name)
+                && self.says_yes(&question)
+            {
+                found.push(Finding::warning(
+                    about(),
+                    &format!("`{}` lies in the future, or is infinite, in some rows", key.column),
+                    "correct them: they are read again in every sync".to_owned(),
+                ));
+            }
+        }
+        found.extend(self.unique(&situation));
+        found.extend(self.at_destination(&situation, &table));
+        found
+    }
+
+    fn unreadable(&mut self, rule: &Rule, there: &SourceTable) -> Option<Error> {
+        if there.readable {
+            return None;
+        }
+        // Some of its columns may be readable all the same, and be all that is wanted.
+        let wanted = there.columns.iter().filter(|column| rule.columns.takes(&column.name));
+        let names = identifiers(wanted.map(|column| column.name.as_str()));
+        let sql = format!("SELECT {names} FROM {} LIMIT 0", there.name);
+        self.source.rows(&format!("read `{}`", there.name.plain()), &sql).err()
+    }
+
+    /// Whether rows may be without a key, and whether anything sets it.
+    fn keys(
+        &mut self,
+        rule: &Rule,
+        there: &SourceTable,
+        columns: Option<&Inspected>,
+    ) -> Vec<Finding> {
+        let about = || About::Table(rule.name.clone());
+        let Some(name) = rule.replication_key.as_ref().map(crate::config::ReplicationKey::name)
+        else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        let not_null = there.column(name).is_some_and(|column| column.not_null);
+        if !not_null && self.says_yes(&holds_null_key(&there.name, name)) {
+            found.push(Finding::warning(
+                about(),
+                &format!("`{name}` is NULL in some rows"),
+                format!(
+                    "set it, and give it a default: rows without a key are read in every sync{}",
+                    if there.lacks_xmin().is_none() { " that finds them changed" } else { "" }
+                ),
+            ));
+        }
+        let Some((table, column)) = columns.and_then(|table| Some((table, table.column(name)?)))
+        else {
+            return found;
+        };
+        // What a view shows is set elsewhere.
+        if there.lacks_xmin().is_some() || table.set_on_update {
+            return found;
+        }
+        let hint = "make sure that every writer does, or use \"mode\": \"diff\"; `verify` finds \
+                    what was forgotten"
+            .to_owned();
+        found.push(if column.sets_itself() {
+            let said = format!("nothing at the source sets `{name}` when a row is changed");
+            Finding::note(about(), &said, hint)
+        } else {
+            let said = format!("neither a default nor a trigger at the source sets `{name}`");
+            Finding::warning(about(), &said, hint)
+        });
+        found
+    }
+
+    fn unique(&mut self, situation: &Situation) -> Option<Finding> {
+        let (rule, shape) = (situation.rule, situation.shape);
+        if shape.unique_at_source || shape.unique_columns.is_empty() {
+            return None;
+        }
+        let about = About::Table(rule.name.clone());
+        let columns = shape.unique_columns.join(", ");
+        let selection = shape.selection(rule, situation.source, None);
+        let question = selection.shared_key(&shape.unique_columns);
+        match inspect::briefly(self.source, &question).as_deref() {
+            Some([Some(key), Some(count)]) => {
+                let error = Error::table(format!("({columns}) does not identify a row"))
+                    .because(format!("{count} rows share the values {key}"))
+                    .hint("name other columns in \"unique_cols\", or set \"mode\" to \"full-refresh\"");
+                Some(Finding::error(about, error))
+            }
+            _ => Some(Finding::warning(
+                about,
+                &format!(
+                    "no unique index at the source makes sure that ({columns}) identifies a row"
+                ),
+                "make one: each sync looks for doubles instead, which reads the whole table"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// What the next sync would say of the destination, and how much it would copy.
+    fn at_destination(&mut self, situation: &Situation, table: &Qualified) -> Vec<Finding> {
+        let about = || About::Table(situation.rule.name.clone());
+        let key = situation.shape.key.as_ref();
+        let directory = &self.pipeline.directory;
+        let decision =
+            state::remember(directory, table, situation.destination, key, self.destination)
+                .and_then(|found| plan::decide(situation, &found.remembered, false));
+        let mut found = Vec::new();
+        match decision {
+            Err(error) => found.push(Finding::error(about(), error)),
+            Ok(Decision::Copy { .. }) => {
+                let ToCopy { tables, rows, bytes } = &mut self.checkup.to_copy;
+                *tables += 1;
+                *rows += situation.source.estimated_rows;
+                *bytes += situation.source.estimated_bytes;
+            }
+            Ok(Decision::Merge { .. }) => {}
+        }
+        if situation.destination.is_some()
+            && let Ok(Some(dependents)) = catalog::dependents(self.destination, table)
+            && let Some(lost) = dependents.beyond_us.first()
+        {
+            found.push(Finding::warning(
+                about(),
+                &format!("a new copy of `{}` would lose the {lost}, and is refused", table.plain()),
+                "drop it before a new copy is called for, and make it again afterwards".to_owned(),
+            ));
+        }
+        found
+    }
+
+    fn says_yes(&mut self, question: &str) -> bool {
+        inspect::briefly(self.source, question).and_then(|row| row.into_iter().next().flatten())
+            == Some("t".to_owned())
+    }
+}

@@ -1,0 +1,149 @@
+//! What is wrong, or will be, before the first sync?
+
+use serde_json::{Value, json};
+
+use crate::support::case::{Case, READER, WRITER, by, with};
+use crate::support::snapshot;
+
+const SHOP: &str = "
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = now(); RETURN NEW; END';
+    CREATE TABLE orders (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());
+    CREATE INDEX ON orders (updated_at);
+    CREATE TRIGGER touch BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION touch();
+    INSERT INTO orders SELECT n FROM generate_series(1, 100) n;
+    CREATE TABLE customers (id int, updated_at timestamptz);
+    INSERT INTO customers VALUES (1, NULL), (2, 'infinity'), (3, now());
+    CREATE TABLE lines (a int NOT NULL, b int NOT NULL, at int DEFAULT 1);
+    INSERT INTO lines VALUES (1, 1), (1, 1), (2, 2);
+    ANALYZE;";
+
+fn check(case: &Case, code: i32) -> Vec<Value> {
+    let run = case.run(&["check", "--json"]);
+    run.expect(code);
+    let document: Value = serde_json::from_str(&run.stdout).unwrap();
+    document["findings"].as_array().unwrap().clone()
+}
+
+/// The findings of a severity: what they are about, and what they say.
+fn of(findings: &[Value], severity: &str) -> Vec<String> {
+    let of = |finding: &&Value| finding["severity"] == severity;
+    let said = |finding: &Value| {
+        let about = finding["table"].as_str().or(finding["about"].as_str()).unwrap();
+        format!("{about}: {}", finding["message"].as_str().unwrap())
+    };
+    findings.iter().filter(of).map(said).collect()
+}
+
+fn says(found: &[String], words: &str) {
+    assert!(found.iter().any(|said| said.contains(words)), "nothing says `{words}`: {found:#?}");
+}
+
+#[test]
+fn nothing_is_wrong_with_a_good_pipeline() {
+    let case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    let findings = check(&case, 0);
+    let (errors, warnings) = (of(&findings, "error"), of(&findings, "warning"));
+    assert!(errors.is_empty() && warnings.is_empty(), "{errors:?} {warnings:?}");
+    let good = of(&findings, "good");
+    says(&good, "source: PostgreSQL");
+    says(&good, "as writer, not encrypted");
+    says(&good, "pg_dump: it can read the source");
+    says(&good, "orders: about 100 rows");
+    case.run(&["check"])
+        .expect(0)
+        .says("no errors, no warnings; the next sync copies 1 table whole,");
+    let quiet = case.run(&["-q", "check"]);
+    assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (Some(0), "", ""));
+    case.sync();
+    let text = case.run(&["check"]).expect(0).stdout.clone();
+    assert!(text.ends_with("no errors, no warnings\n"), "{text}");
+}
+
+#[test]
+fn everything_that_is_wrong_is_found_at_once_with_its_remedy() {
+    let rules = json!([
+        by("oders", "updated_at"),
+        with(by("customers", "updated_at"), &json!({"unique_cols": ["id"]})),
+        with(by("lines", "at"), &json!({"unique_cols": ["a"]})),
+        with(by("orders", "updated_on"), &json!({"destination_name": "o"})),
+        {"name": "orders", "mode": "full-refresh", "where": "no_such_column"},
+    ]);
+    let mut case = Case::new(SHOP, &rules);
+    let text = case.run(&["check"]).expect(1).stdout.clone();
+    for line in
+        text.lines().filter(|line| !line.contains("CREATE INDEX") && !line.contains("127.0.0.1"))
+    {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let version = regex_free(&text);
+    snapshot("check__wrong", &version);
+    case.at_source(&format!(
+        "GRANT INSERT ON orders TO {READER}; REVOKE SELECT ON lines FROM {READER}"
+    ));
+    let findings = check(&case, 1);
+    says(&of(&findings, "warning"), "source: the user could write orders; this tool only reads");
+    says(
+        &of(&findings, "error"),
+        "lines: cannot read `public.lines` at the source: permission denied",
+    );
+    for finding in &findings {
+        let wrong = ["error", "warning"].contains(&finding["severity"].as_str().unwrap());
+        assert!(!wrong || finding["hint"].is_string(), "no remedy: {finding}");
+    }
+}
+
+/// The text without what differs from machine to machine.
+fn regex_free(text: &str) -> String {
+    text.lines()
+        .filter(|line| !line.contains("PostgreSQL "))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[test]
+fn the_destinations_rights_and_what_is_in_the_way_are_looked_at() {
+    let case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    case.write_env("DEST_SCHEMA=warehouse");
+    says(&of(&check(&case, 0), "good"), "the first sync will make the schema `warehouse`");
+    let mut superuser = case.destination_superuser();
+    let database = case.database.clone();
+    superuser.batch_execute(&format!("ALTER DATABASE {database} OWNER TO postgres; REVOKE ALL ON DATABASE {database} FROM PUBLIC, {WRITER}; GRANT CONNECT ON DATABASE {database} TO {WRITER}")).unwrap();
+    let findings = check(&case, 1);
+    says(&of(&findings, "error"), "there is no schema `warehouse`, and the user may not make it");
+    says(&of(&findings, "warning"), "the user may not make temporary tables");
+    superuser.batch_execute("CREATE SCHEMA warehouse").unwrap();
+    says(&of(&check(&case, 1), "error"), "the user may not make tables in the schema `warehouse`");
+    superuser
+        .batch_execute(&format!(
+            "ALTER SCHEMA warehouse OWNER TO {WRITER}; CREATE VIEW warehouse.orders AS SELECT 1"
+        ))
+        .unwrap();
+    let errors = of(&check(&case, 1), "error");
+    says(&errors, "`warehouse.orders` at the destination is a view");
+    says(&errors, "`warehouse.orders` belongs to `postgres`");
+    case.write_env("SOURCE_SCHEMA=nowhere");
+    says(&of(&check(&case, 1), "error"), "there is no schema `nowhere`");
+}
+
+#[test]
+fn servers_that_cannot_be_reached_are_both_named() {
+    let case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    case.write_env("SOURCE_PORT=1\nDEST_PASSWORD=wrong");
+    let errors = of(&check(&case, 3), "error");
+    says(&errors, "cannot connect to the source");
+    says(&errors, "cannot connect to the destination");
+    says(&errors, "password authentication failed");
+    case.write_env(&format!("DEST_PORT={}\nDEST_USERNAME=reader", case.source_port()));
+    says(&of(&check(&case, 2), "error"), "source and destination are the same");
+    case.write("tables-config.json", "[]");
+    case.run(&["check"]).expect(2);
+}
+
+#[test]
+fn without_a_pg_dump_copy_reads_and_check_says_so() {
+    let mut case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    case.set("PATH", "/nowhere");
+    says(&of(&check(&case, 0), "warning"), "pg_dump cannot be run");
+    case.write_tables(&json!([with(by("orders", "updated_at"), &json!({"initial": "copy"}))]));
+    assert!(of(&check(&case, 0), "warning").is_empty());
+}
