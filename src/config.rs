@@ -2,9 +2,11 @@
 //! first connection. Every mistake is reported, each with its place.
 
 mod dotenv;
+mod pgpass;
 mod rule;
 mod settings;
 mod tables_file;
+mod url;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -101,6 +103,8 @@ pub struct Endpoint {
     pub user: String,
     /// Absent where the server asks for none.
     pub password: Option<Secret>,
+    /// Why a password file was not used, if so.
+    pub password_file_ignored: Option<String>,
     /// The database's name.
     pub database: String,
     /// `public` where the pipeline says nothing.
@@ -254,6 +258,7 @@ mod tests {
             port: 5433,
             user: "reader".to_owned(),
             password: Some(Secret::new("s3cret".to_owned())),
+            password_file_ignored: None,
             database: "shop".to_owned(),
             schema: "public".to_owned(),
             tls: Tls::default(),

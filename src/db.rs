@@ -457,7 +457,10 @@ fn hint(endpoint: &Endpoint, cannot: &Error) -> String {
     let missing =
         endpoint.password.is_none() && cannot.causes.iter().any(|c| c.contains("password"));
     match cannot.sqlstate.as_deref() {
-        _ if missing => format!("set {prefix}_PASSWORD"),
+        _ if missing => match &endpoint.password_file_ignored {
+            Some(why) => format!("set {prefix}_PASSWORD; {why}"),
+            None => format!("set {prefix}_PASSWORD, or put the password into ~/.pgpass"),
+        },
         Some("28P01" | "28000") => {
             format!("check {prefix}_USERNAME, {prefix}_PASSWORD and the server's pg_hba.conf")
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Endpoint, Secret, Side, Tls, TlsMode};
+use super::{pgpass, url};
 use crate::error::did_you_mean;
 
 /// What the variables say.
@@ -21,6 +22,11 @@ pub(super) fn interpret(
     directory: &Path,
     mistakes: &mut Vec<String>,
 ) -> Option<Settings> {
+    let mut variables = variables.clone();
+    for side in [Side::Source, Side::Destination] {
+        url::expand(side.prefix(), &mut variables, mistakes);
+    }
+    let variables = &variables;
     let source = endpoint(Side::Source, variables, mistakes);
     let destination = endpoint(Side::Destination, variables, mistakes);
     let webhook = webhook(variables, mistakes);
@@ -70,7 +76,8 @@ fn endpoint(
         // Never repeated: what does not belong here may well be a URL with a password in it.
         if get(name).is_some_and(|value| value.contains("://") || value.contains('@')) {
             mistakes.push(format!(
-                "`{prefix}_{name}` is not {what}: a URL or a user does not belong there"
+                "`{prefix}_{name}` is not {what}: a URL or a user does not belong there; \
+                 `{prefix}_URL` takes a URL"
             ));
         }
     }
@@ -86,18 +93,19 @@ fn endpoint(
         let value = get(name).map(str::to_owned);
         if value.is_none() {
             mistakes.push(format!(
-                "`{prefix}_{name}` is not set: put it into `.env` or the environment"
+                "`{prefix}_{name}` is not set: put it, or `{prefix}_URL`, into `.env` or the environment"
             ));
         }
         value.unwrap_or_default()
     };
-    let endpoint = Endpoint {
+    let mut endpoint = Endpoint {
         side,
         host: required("HOST"),
         user: required("USERNAME"),
         database: required("DB"),
         port: port(prefix, get("PORT"), mistakes),
         password: get("PASSWORD").map(|password| Secret::new(password.to_owned())),
+        password_file_ignored: None,
         schema: get("SCHEMA").unwrap_or("public").to_owned(),
         tls: Tls {
             mode: tls_mode(prefix, get("SSLMODE"), mistakes),
@@ -112,7 +120,22 @@ fn endpoint(
     if endpoint.schema.len() > 63 {
         mistakes.push(format!("`{prefix}_SCHEMA` is longer than PostgreSQL's 63 bytes"));
     }
+    if endpoint.password.is_none() {
+        look_up_password(&mut endpoint, variables);
+    }
     (mistakes.len() == before).then_some(endpoint)
+}
+
+/// What libpq would do where no password is given.
+fn look_up_password(endpoint: &mut Endpoint, variables: &BTreeMap<String, String>) {
+    let Endpoint { host, port, database, user, .. } = &*endpoint;
+    match pgpass::read(variables) {
+        Ok(text) => {
+            let found = text.and_then(|text| pgpass::find(&text, host, *port, database, user));
+            endpoint.password = found.map(Secret::new);
+        }
+        Err(why) => endpoint.password_file_ignored = Some(why),
+    }
 }
 
 fn port(prefix: &str, value: Option<&str>, mistakes: &mut Vec<String>) -> u16 {
@@ -185,7 +208,7 @@ mod tests {
                 ("WEBHOOK_URL", "hooks.example/T0KEN"),
             ]),
             [
-                "`SOURCE_HOST` is not set: put it into `.env` or the environment",
+                "`SOURCE_HOST` is not set: put it, or `SOURCE_URL`, into `.env` or the environment",
                 "`SOURCE_PORT` is `54e2`, not a port from 1 to 65535",
                 "`DEST_PORT` is `70000`, not a port from 1 to 65535",
                 "`DEST_SSLMODE` is `verify_full`, not one of disable, prefer, require, verify-ca, \
@@ -205,7 +228,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "`SOURCE_HOST` is not a host name: a URL or a user does not belong there",
+                "`SOURCE_HOST` is not a host name: a URL or a user does not belong there; \
+                 `SOURCE_URL` takes a URL",
                 "`DEST_PORT` holds a control character or several lines: is a quote closed?",
             ]
         );

@@ -95,6 +95,8 @@ fn sections(
             mistakes.push(format!("defaults: `{name}` belongs to one table"));
         }
     }
+    // Editors find in it which keys there are.
+    document.remove("$schema");
     for key in document.keys() {
         mistakes.push(unknown_key("tables-config.json", key, &["defaults", "tables"]));
     }
@@ -482,5 +484,28 @@ mod tests {
         let mut mistakes = Vec::new();
         parse(&"[".repeat(100_000), &mut mistakes);
         assert!(mistakes[0].contains("not valid JSON"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn the_schema_for_editors_knows_the_keys_and_words_that_we_know() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../docs/tables-config.schema.json")).unwrap();
+        let properties = schema["$defs"]["rule"]["properties"].as_object().unwrap();
+        let mut keys: Vec<&str> = properties.keys().map(String::as_str).collect();
+        let mut known = KEYS.to_vec();
+        keys.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(keys, known);
+        let words = |key: &str| -> Vec<&str> {
+            properties[key]["enum"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+        };
+        assert_eq!(words("mode"), Mode::NAMES.map(|(name, _)| name));
+        assert_eq!(words("deletes"), Deletes::NAMES.map(|(name, _)| name));
+        assert_eq!(words("on_schema_change"), OnSchemaChange::NAMES.map(|(name, _)| name));
+        assert_eq!(words("initial"), InitialPath::NAMES.map(|(name, _)| name));
+        let text = r#"{"$schema": "x", "tables": [{"name": "t", "replication_key": "xmin"}]}"#;
+        let mut mistakes = Vec::new();
+        assert_eq!(parse(text, &mut mistakes).len(), 1);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
     }
 }
