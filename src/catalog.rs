@@ -17,6 +17,9 @@ pub fn source_tables(
     schema: &str,
     names: &[&str],
 ) -> Result<Vec<SourceTable>> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
     documents(session, "read the catalog", &catalog::source_tables(schema, names))
 }
 

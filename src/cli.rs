@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::init;
 use crate::report::{Log, LogFormat, Verbosity};
 use crate::sync::{Request, Shard};
 use crate::verify;
@@ -78,6 +79,8 @@ impl Cli {
 pub enum Command {
     /// Bring the destination up to date
     Sync(Sync),
+    /// Look at the source and write tables-config.json, and .env where it is missing
+    Init(Init),
     /// Look at everything that a sync needs, and say all that is wrong or will be
     Check {
         /// Print one JSON document
@@ -140,6 +143,29 @@ impl From<Sync> for Request {
     fn from(typed: Sync) -> Self {
         let Sync { tables, full_refresh, reconcile, verify, jobs, shard, fail_fast, .. } = typed;
         Self { tables, shard, full_refresh, reconcile, verify, jobs, fail_fast }
+    }
+}
+
+/// How to begin.
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Only this table; may be given several times
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// Where the source is, for a new .env; better without a password, which others could see
+    #[arg(long, value_name = "URL")]
+    pub source_url: Option<String>,
+    /// Where the destination is, for a new .env
+    #[arg(long, value_name = "URL")]
+    pub dest_url: Option<String>,
+    /// Overwrite the tables-config.json that is there
+    #[arg(long)]
+    force: bool,
+}
+
+impl From<Init> for init::Request {
+    fn from(typed: Init) -> Self {
+        Self { tables: typed.tables, force: typed.force }
     }
 }
 

@@ -223,7 +223,7 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
 
 fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
     match std::fs::read_to_string(path) {
-        Ok(text) => tables_file::parse(&text, mistakes),
+        Ok(text) => rules(&text, mistakes),
         Err(error) => {
             mistakes.push(format!("cannot read `{}`: {error}", path.display()));
             Vec::new()
@@ -231,10 +231,34 @@ fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
     }
 }
 
-/// The rules of a text, for the tests of what is made from rules.
+/// The rules of a text of `tables-config.json`, and every mistake in it.
+pub fn rules(text: &str, mistakes: &mut Vec<String>) -> Vec<Rule> {
+    tables_file::parse(text, mistakes)
+}
+
+/// The same for the tests of what is made from rules.
 #[cfg(test)]
 pub(crate) fn rules_for_tests(text: &str) -> Vec<Rule> {
-    tables_file::parse(text, &mut Vec::new())
+    rules(text, &mut Vec::new())
+}
+
+/// Reads where a pipeline's source is, whatever else is missing in its directory.
+///
+/// Fails with every mistake found in what concerns the source.
+pub fn load_source(directory: &Path, environment: &BTreeMap<String, String>) -> Result<Endpoint> {
+    let mut mistakes = Vec::new();
+    let mut settings = dotenv::read(&directory.join(".env"), &mut mistakes);
+    settings.extend(environment.clone());
+    match settings::source(&settings, &mut mistakes) {
+        Some(source) if mistakes.is_empty() => Ok(source),
+        _ => Err(all_mistakes(mistakes)),
+    }
+}
+
+/// The line of `.env` that gives a variable its value.
+#[must_use]
+pub fn dotenv_line(name: &str, value: &str) -> String {
+    dotenv::line(name, value)
 }
 
 fn all_mistakes(mut mistakes: Vec<String>) -> Error {

@@ -1,7 +1,9 @@
 //! Copies PostgreSQL tables to another PostgreSQL and keeps them in step.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use incremental_replication::config::{self, Pipeline};
 use incremental_replication::crash;
 use incremental_replication::db;
 use incremental_replication::error::{Error, Kind, Result};
+use incremental_replication::init;
 use incremental_replication::interrupt::Interrupt;
 use incremental_replication::metrics;
 use incremental_replication::notify;
@@ -21,6 +24,8 @@ use incremental_replication::runs;
 use incremental_replication::status;
 use incremental_replication::sync::{self, Request};
 use incremental_replication::verify;
+
+mod questions;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -44,6 +49,7 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
     }
     let load = || config::load(&cli.directory, &environment());
     match cli.command {
+        Command::Init(typed) => init(&cli.directory, typed, log),
         Command::Check { json } => check(&load()?, json, log),
         Command::Plan(typed) => plan(&load()?, typed, log),
         Command::Sync(typed) => sync(load, typed, log),
@@ -60,6 +66,47 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
             print(&page)
         }
     }
+}
+
+fn init(directory: &Path, mut typed: cli::Init, log: &Log) -> Result<u8> {
+    let urls = [("SOURCE_URL", typed.source_url.take()), ("DEST_URL", typed.dest_url.take())];
+    let lines: String =
+        urls.into_iter().filter_map(|(name, url)| Some(config::dotenv_line(name, &url?))).collect();
+    let file = directory.join(".env");
+    let missing = !file.exists();
+    if !lines.is_empty() && !missing {
+        return Err(Error::configuration(format!("there is a `{}` already", file.display()))
+            .hint("say in it where the servers are, and leave the flags out"));
+    }
+    if !lines.is_empty() {
+        write_env(&file, &lines)?;
+    } else if missing && std::io::stdin().is_terminal() {
+        write_env(&file, &questions::ask()?)?;
+    }
+    let source = config::load_source(directory, &environment()).map_err(|error| {
+        let said = "write `.env`, or run `init` on a terminal, which asks for what is missing";
+        if missing && lines.is_empty() { error.hint(said) } else { error }
+    })?;
+    let interrupt = Interrupt::listen()?;
+    let tell = |chosen: &report::Chosen| log.chosen(chosen);
+    let done = init::run(directory, &source, &typed.into(), &interrupt, tell);
+    let Some(path) = unless_signalled(&interrupt, log, done)? else {
+        return Ok(signalled(&interrupt).unwrap_or_default());
+    };
+    log.written(&path);
+    Ok(0)
+}
+
+/// Writes a file that holds passwords: for nobody's eyes but the user's.
+fn write_env(path: &Path, text: &str) -> Result<()> {
+    let create = || -> std::io::Result<()> {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    create().map_err(|error| {
+        Error::configuration(format!("cannot write `{}`", path.display())).caused_by(&error)
+    })
 }
 
 fn check(pipeline: &Pipeline, json: bool, log: &Log) -> Result<u8> {

@@ -1,6 +1,7 @@
 //! What happened: for the log, for the webhook, and for the exit code.
 
 mod checkup;
+mod chosen;
 mod preview;
 mod status;
 mod verdict;
@@ -18,6 +19,7 @@ use crate::error::{Error, Kind};
 use crate::plan::SyncType;
 
 pub use checkup::{About, Checkup, Finding, Severity, ToCopy, bytes};
+pub use chosen::{Chosen, ChosenRule};
 pub use preview::{Action, Preview, plan_code, plan_document};
 pub use status::{Freshness, Status, TableStatus};
 pub use verdict::{Example, Verdict, code, document};

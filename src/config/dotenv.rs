@@ -22,6 +22,16 @@ pub(super) fn read(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, 
     }
 }
 
+/// The line that gives a variable its value, quoted by the quote that it does not contain.
+pub(super) fn line(name: &str, value: &str) -> String {
+    let quote = ['\'', '"', '`'].into_iter().find(|quote| !value.contains(*quote));
+    match quote {
+        Some(quote) => format!("{name}={quote}{value}{quote}\n"),
+        // With all three in it, it can only stand as it is.
+        None => format!("{name}={value}\n"),
+    }
+}
+
 /// The variables of a file's text. A line that is not `NAME=value` is a mistake, named by its
 /// number only: it may be part of a password.
 pub(super) fn parse(text: &str, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {

@@ -38,6 +38,16 @@ pub(super) fn interpret(
     Some(Settings { pipeline, source, destination, webhook, metrics })
 }
 
+/// What the variables say of the source alone.
+pub(super) fn source(
+    variables: &BTreeMap<String, String>,
+    mistakes: &mut Vec<String>,
+) -> Option<Endpoint> {
+    let mut variables = variables.clone();
+    url::expand(Side::Source.prefix(), &mut variables, mistakes);
+    endpoint(Side::Source, &variables, mistakes)
+}
+
 fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
     variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
 }

@@ -87,17 +87,15 @@ fn parse(url: &str) -> Result<BTreeMap<&'static str, String>, String> {
     }
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match PARAMETERS.iter().find(|(name, _)| *name == key) {
-            Some((_, part)) => drop(parts.insert(part, decoded(value)?)),
-            None => {
-                let near = did_you_mean(key, PARAMETERS.map(|(name, _)| name));
-                let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                // What is no known key may be a piece of a password that was not escaped.
-                let word = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-                let key = if word { format!(" `{key}`") } else { String::new() };
-                return Err(format!("has a parameter{key} that this tool does not know{near}"));
-            }
-        }
+        let Some((_, named)) = PARAMETERS.iter().find(|(name, _)| *name == key) else {
+            let near = did_you_mean(key, PARAMETERS.map(|(name, _)| name));
+            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            // What is no known key may be a piece of a password that was not escaped.
+            let word = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let key = if word { format!(" `{key}`") } else { String::new() };
+            return Err(format!("has a parameter{key} that this tool does not know{near}"));
+        };
+        parts.insert(named, decoded(value)?);
     }
     Ok(parts)
 }
@@ -204,7 +202,8 @@ mod tests {
 
         #[test]
         fn any_password_survives_its_escapes(password in "\\PC{1,12}") {
-            let escaped: String = password.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let escaped: Vec<String> = password.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let escaped = escaped.concat();
             let parts = parse(&format!("postgres://u:{escaped}@h/d")).unwrap();
             prop_assert_eq!(&parts["PASSWORD"], &password);
         }

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::{Load, Reading, Situation, Step};
+use super::{Load, Outcome, Reading, Situation, Step};
 use crate::config::{Deletes, Mode, Rule, Side};
 use crate::digest::{self, Digested};
 use crate::error::Error;
 use crate::fault::{Fault, planted};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::digest::Digest;
-use crate::sql::{Qualified, ddl, identifier};
+use crate::sql::{Qualified, ddl, identifier, merge};
 use crate::table::DELETED_AT;
 
 /// How much of a row is compared.
@@ -279,6 +279,13 @@ impl Reconciliation {
         self.mending.max_delete_percent = None;
         self.mending.doubled = true;
         self.mending.before = super::incremental::in_place_changes(situation);
+        let index = self.mending.before.iter().position(|step| step.result == Outcome::Distinct);
+        if let Some(at) = index.filter(|_| situation.shape.marks) {
+            // Marked rows stay, and without the index some may stand there twice.
+            let sql = merge::remove_shared(situation.table, &situation.shape.unique_columns);
+            let step = Step::destination("remove marked rows that stand there twice", sql);
+            self.mending.before.insert(at, step);
+        }
         self
     }
 }

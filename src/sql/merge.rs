@@ -138,3 +138,15 @@ impl Merge<'_> {
         self.unique_columns.iter().map(same).collect::<Vec<_>>().join(" AND ")
     }
 }
+
+/// Removes all but one of the rows that share their unique columns, marked ones first.
+#[must_use]
+pub fn remove_shared(table: &Qualified, unique_columns: &[String]) -> String {
+    let columns = identifiers(unique_columns.iter().map(String::as_str));
+    format!(
+        "DELETE FROM {table} WHERE ctid IN (\n  SELECT ctid FROM (SELECT ctid, row_number() OVER (\n    \
+         PARTITION BY {columns} ORDER BY {} DESC NULLS FIRST) AS number\n  \
+         FROM {table}) AS numbered WHERE number > 1)",
+        identifier(DELETED_AT)
+    )
+}

@@ -16,6 +16,7 @@ mod crash;
 mod diff;
 mod faults;
 mod incremental;
+mod init;
 mod initial;
 mod network;
 mod plan;

@@ -52,3 +52,13 @@ fn an_analyzed_partitioned_table_has_minus_one_page() {
         steps: vec![("rewrite", 8640)],
     });
 }
+
+#[test]
+fn doubled_rows_that_are_to_be_marked_keep_no_repair_from_making_the_index() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "0s",
+        tables: vec![3437],
+        steps: vec![("upsert", 107), ("damage_and_repair", 7609)],
+    });
+}

@@ -363,6 +363,25 @@ fn doubled_rows_are_removed_and_not_marked_where_deleted_rows_are_marked() {
 }
 
 #[test]
+fn doubled_rows_that_the_source_never_had_are_marked_once() {
+    let rule = json!({"name": "orders", "replication_key": "updated_at", "deletes": "mark"});
+    let mut case = Case::new(SHOP, &json!([rule]));
+    case.sync();
+    case.at_source("DELETE FROM orders WHERE id = 3");
+    case.sync();
+    case.at_destination(
+        "DROP INDEX orders_replicated_key;
+         INSERT INTO orders (id) VALUES (1000), (1000);
+         INSERT INTO orders (id) VALUES (3)",
+    );
+    case.run(&["verify", "--repair"]).expect(0);
+    let marked = case.ask("SELECT id FROM orders WHERE _deleted_at IS NOT NULL ORDER BY id");
+    assert_eq!(marked, ["3", "1000"]);
+    assert_eq!(case.verify(0)["tables"][0]["destination_rows"], 299);
+    case.sync();
+}
+
+#[test]
 fn a_repair_of_more_rows_than_one_query_can_name_adds_none_that_was_there() {
     let setup = "CREATE TABLE numbers (n int); INSERT INTO numbers SELECT n / 2 FROM generate_series(1, 260000) n";
     let mut case = Case::new(setup, &json!([{"name": "numbers", "mode": "full-refresh"}]));
