@@ -224,6 +224,9 @@ fn without_receipts_nothing_counts_as_pending() {
     case.at_destination("DROP TABLE _sync_state");
     case.run(&["verify"]).expect(0);
     case.at_source("INSERT INTO orders (id, updated_at) VALUES (500, now())");
+    // The next sync goes on from the state file.
+    assert_eq!(case.verify(0)["tables"][0]["pending"], 1);
+    std::fs::remove_dir_all(case.path().join("sync-state")).unwrap();
     assert_eq!(case.verify(1)["tables"][0]["missing"], 1);
 }
 
