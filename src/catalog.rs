@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::db::{APPLICATION_NAME, Session};
 use crate::error::{Error, Result, did_you_mean};
+use crate::sql::catalog::Question;
 use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
 use crate::table::{DestinationTable, Kind, SourceTable};
@@ -20,7 +21,7 @@ pub fn source_tables(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    documents(session, "read the catalog", &catalog::source_tables(schema, names))
+    kept_documents(session, Question::SourceTables, schema, names)
 }
 
 /// The named table at the source.
@@ -33,11 +34,21 @@ pub fn source_table(session: &mut Session, name: &Qualified) -> Result<SourceTab
     }
 }
 
-/// Opens the source's transaction and reads the table's shape in it.
-pub fn open_snapshot(session: &mut Session, name: &Qualified) -> Result<SourceTable> {
+/// Opens the source's transaction and reads the table's shape in it. `before` is what is known of
+/// the table from before.
+pub fn open_snapshot(
+    session: &mut Session,
+    name: &Qualified,
+    before: Option<&SourceTable>,
+) -> Result<SourceTable> {
     // What it is decides whether it can be locked, and is looked up before the snapshot.
-    let table = source_table(session, name)?;
-    let lockable = table.readable && matches!(table.kind, Kind::Table | Kind::Partitioned);
+    let found = match before {
+        Some(_) => None,
+        None => Some(source_table(session, name)?),
+    };
+    let lockable = before.or(found.as_ref()).is_some_and(|table| {
+        table.readable && matches!(table.kind, Kind::Table | Kind::Partitioned)
+    });
     let lock = lockable.then_some(name);
     session.run("lock the table", &sql::session::begin_snapshot(lock))?;
     source_table(session, name)
@@ -82,8 +93,8 @@ pub fn destination_tables(
     schema: &str,
     names: &[&str],
 ) -> Result<BTreeMap<String, DestinationTable>> {
-    let sql = catalog::destination_tables(schema, names);
-    let tables: Vec<DestinationTable> = documents(session, "read the catalog", &sql)?;
+    let tables: Vec<DestinationTable> =
+        kept_documents(session, Question::DestinationTables, schema, names)?;
     Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
 }
 
@@ -114,6 +125,22 @@ pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result
     let rows = session.rows("read the catalog", &catalog::destination_schema(receipts))?;
     let is = |column: usize| rows.first().is_some_and(|row| row[column].as_deref() == Some("t"));
     Ok((is(0), is(1)))
+}
+
+/// The answer to a question that the server keeps.
+fn kept_documents<T: DeserializeOwned>(
+    session: &mut Session,
+    question: Question,
+    schema: &str,
+    names: &[&str],
+) -> Result<Vec<T>> {
+    let execute = question.execute(schema, names);
+    let sql = if session.keeps(question) {
+        execute
+    } else {
+        format!("{};\n{execute}", question.prepare())
+    };
+    documents(session, "read the catalog", &sql)
 }
 
 /// The rows of a question that is answered with one JSON document a row.

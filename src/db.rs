@@ -17,6 +17,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use crate::config::{Endpoint, Side, TlsMode};
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, Registration};
+use crate::sql::catalog::Question;
 use crate::sql::{catalog, session};
 use crate::table::SourceTable;
 use crate::watermark::overlap::Position;
@@ -89,6 +90,8 @@ pub struct Session {
     watch: Watch,
     side: Side,
     interrupt: Interrupt,
+    /// The questions that the server keeps for this session.
+    kept: Vec<Question>,
     _cancel: Registration,
     /// What the server says of itself.
     pub server: Server,
@@ -125,6 +128,7 @@ impl Session {
             watch: Watch { configuration, connector, process: 0 },
             side: endpoint.side,
             interrupt: interrupt.clone(),
+            kept: Vec::new(),
             _cancel: cancel,
             server: Server::default(),
         };
@@ -157,6 +161,15 @@ impl Session {
             )));
         }
         Ok(())
+    }
+
+    /// Whether the server keeps a question already; from now on it does.
+    pub fn keeps(&mut self, question: Question) -> bool {
+        let kept = self.kept.contains(&question);
+        if !kept {
+            self.kept.push(question);
+        }
+        kept
     }
 
     /// Which of the two it is.

@@ -1,11 +1,12 @@
 //! What a plan for one table is made from, read from both servers.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use crate::catalog;
 use crate::config::Rule;
 use crate::db::{Server, Session};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{self, Shape, Situation};
 use crate::receipt::Origin;
 use crate::sql::Qualified;
@@ -24,17 +25,24 @@ pub struct Facts {
 
 impl Facts {
     /// Opens the source's transaction, and reads the table's shape in it and at the destination.
+    /// `before` is what is known of the source's table from before.
     pub fn read(
         rule: &Rule,
-        schema: &str,
+        (name, before): (&Qualified, Option<&SourceTable>),
         table: &Qualified,
         source: &mut Session,
         destination: &mut Session,
     ) -> Result<Self> {
-        let there = catalog::open_snapshot(source, &Qualified::new(schema, &rule.name))?;
         let names = [table.name.as_str(), &staging_name(&table.name)];
-        let mut here = catalog::destination_tables(destination, &table.schema, &names)?;
-        Self::of(rule, table, there, &mut here, (&source.server, &destination.server))
+        // Side by side, for either may be far away.
+        let (there, here) = thread::scope(|scope| {
+            let there = scope.spawn(|| catalog::open_snapshot(source, name, before));
+            let here = catalog::destination_tables(destination, &table.schema, &names);
+            let panicked = |_| Err(Error::bug("what reads the source's catalog panicked"));
+            (there.join().unwrap_or_else(panicked), here)
+        });
+        let servers = (&source.server, &destination.server);
+        Self::of(rule, table, there?, &mut here?, servers)
     }
 
     /// The same from what was read already. What is taken of the destination's tables is removed.

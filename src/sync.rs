@@ -87,7 +87,7 @@ pub fn run(
     let started_at = Timestamp::now();
     let mut reports: Vec<Option<TableReport>> = rules.iter().map(|_| None).collect();
     let failure = Run::start(pipeline, request, interrupt, log, &rules)
-        .and_then(|run| run.tables(&mut reports))
+        .and_then(|run| run.all(&mut reports))
         .err();
     if let Some(failure) = &failure {
         log.error(failure);
@@ -123,8 +123,8 @@ struct Run<'a> {
     connections: Connections<'a>,
     marks: Marks,
     idle: Idle,
-    /// How large the tables are, in bytes, by the source's statistics.
-    sizes: BTreeMap<String, u64>,
+    /// What the source's catalog said of the tables when the run started.
+    tables: BTreeMap<String, SourceTable>,
     pg_dump: Installed,
 }
 
@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
             Ok(idle) => idle,
         };
         let pg_dump = Installed::for_server(connections.both()?.0.server.version);
-        let sizes = tables.iter().map(|table| (table.name.name.clone(), table.estimated_bytes));
+        let tables = tables.into_iter().map(|table| (table.name.name.clone(), table)).collect();
         Ok(Self {
             pipeline,
             request,
@@ -176,18 +176,20 @@ impl<'a> Run<'a> {
             connections,
             marks,
             idle,
-            sizes: sizes.collect(),
+            tables,
             pg_dump,
         })
     }
 
     /// Syncs the tables, as many at once as was asked for.
-    fn tables(mut self, reports: &mut [Option<TableReport>]) -> Result<()> {
+    fn all(mut self, reports: &mut [Option<TableReport>]) -> Result<()> {
         let jobs = self.request.jobs.get().min(self.rules.len().max(1));
         let mut left: VecDeque<usize> = (0..self.rules.len()).collect();
         if jobs > 1 {
             // The largest first, so that none of them is left when the others are done.
-            let size = |at: &usize| self.sizes.get(&self.rules[*at].name).copied();
+            let size = |at: &usize| {
+                self.tables.get(&self.rules[*at].name).map(|table| table.estimated_bytes)
+            };
             left.make_contiguous().sort_by_key(|at| Reverse(size(at)));
         }
         let queue = Mutex::new(Queue { left, reports });
@@ -272,6 +274,7 @@ impl<'a> Run<'a> {
                     pipeline: self.pipeline,
                     rule,
                     table: &table,
+                    before: self.tables.get(&rule.name),
                     log: self.log,
                     marks: &self.marks,
                     pg_dump: &self.pg_dump,

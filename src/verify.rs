@@ -98,8 +98,9 @@ struct TableVerification<'a> {
 
 impl TableVerification<'_> {
     fn run(mut self, verdict: &mut Verdict) -> Result<()> {
-        let schema = &self.pipeline.source.schema;
-        let facts = Facts::read(self.rule, schema, self.table, self.source, self.destination)?;
+        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
+        let there = (&name, None);
+        let facts = Facts::read(self.rule, there, self.table, self.source, self.destination)?;
         let situation = facts.situation(self.rule, self.table, true);
         plan::ready_to_compare(&situation)?;
         let (pending, settled) = self.newer(&situation)?;

@@ -55,14 +55,44 @@ const KEY_COLUMNS: &str = "\
          JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = key.number
          WHERE key.ordinality <= i.indnkeyatts)";
 
-fn names(names: &[&str]) -> String {
-    names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ")
+/// A question about tables of a schema, `$1`, by their names, `$2`. Servers keep it between two
+/// times it is asked, for working out how to answer takes longer than the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The tables at the source: one row a table that exists.
+    SourceTables,
+    /// The relations at the destination, whatever they are: one row each.
+    DestinationTables,
 }
 
-/// The named tables of a schema at the source: one row a table that exists.
-#[must_use]
-#[expect(clippy::too_many_lines, reason = "one statement")]
-pub fn source_tables(schema: &str, tables: &[&str]) -> String {
+impl Question {
+    fn name(self) -> &'static str {
+        match self {
+            Self::SourceTables => "source_tables",
+            Self::DestinationTables => "destination_tables",
+        }
+    }
+
+    /// Has the server keep it for the session.
+    #[must_use]
+    pub fn prepare(self) -> String {
+        let sql = match self {
+            Self::SourceTables => source_tables(),
+            Self::DestinationTables => destination_tables(),
+        };
+        format!("PREPARE {} (name, name[]) AS\n{sql}", self.name())
+    }
+
+    /// Asks it.
+    #[must_use]
+    pub fn execute(self, schema: &str, tables: &[&str]) -> String {
+        let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
+        let (name, schema) = (self.name(), literal(schema));
+        format!("EXECUTE {name} ({schema}, ARRAY[{}]::name[])", tables.join(", "))
+    }
+}
+
+fn source_tables() -> String {
     let resolved = without_domains("a.atttypid", "a.atttypmod");
     let element = without_domains("item.oid", "base.modifier");
     let base = base_type("t", "base.modifier");
@@ -161,9 +191,7 @@ CROSS JOIN LATERAL (
     coalesce(sum(greatest(s.relpages, 0)::bigint), 0) * current_setting('block_size')::bigint AS bytes,
     coalesce(sum(greatest(s.reltuples, 0)) FILTER (WHERE s.relkind <> 'p'), 0)::bigint AS rows
   FROM tree CROSS JOIN LATERAL (SELECT p.* FROM pg_class p WHERE p.oid = tree.oid OFFSET 0) s) parts
-WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN ({tables})",
-        schema = literal(schema),
-        tables = names(tables),
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY ($2)",
     )
 }
 
@@ -182,9 +210,7 @@ ORDER BY c.relname",
     )
 }
 
-/// The named relations of a schema at the destination, whatever they are: one row each.
-#[must_use]
-pub fn destination_tables(schema: &str, tables: &[&str]) -> String {
+fn destination_tables() -> String {
     format!(
         "\
 SELECT json_build_object(
@@ -213,9 +239,7 @@ SELECT json_build_object(
   'comment', obj_description(c.oid, 'pg_class'),
   'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = {schema} AND c.relname IN ({tables})",
-        schema = literal(schema),
-        tables = names(tables),
+WHERE n.nspname = $1 AND c.relname = ANY ($2)",
     )
 }
 

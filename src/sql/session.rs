@@ -29,6 +29,7 @@ pub fn pin(read_only: bool) -> String {
         ("default_transaction_deferrable", "off"),
         // It takes longer than what it compiles for us.
         ("jit", "off"),
+        ("plan_cache_mode", "force_generic_plan"),
     ];
     settings.push(("default_transaction_read_only", if read_only { "on" } else { "off" }));
     let values: Vec<String> = settings

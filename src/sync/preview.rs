@@ -53,6 +53,7 @@ pub fn preview(
                 pipeline,
                 rule,
                 table: &table,
+                before: None,
                 log,
                 marks,
                 pg_dump,
@@ -78,8 +79,8 @@ fn failed(rule: &Rule, error: Error) -> Preview {
 
 fn look(mut sync: TableSync) -> Result<Preview> {
     let (rule, table) = (sync.rule, sync.table);
-    let schema = &sync.pipeline.source.schema;
-    let facts = Facts::read(rule, schema, table, sync.source, sync.destination)?;
+    let name = Qualified::new(&sync.pipeline.source.schema, &rule.name);
+    let facts = Facts::read(rule, (&name, sync.before), table, sync.source, sync.destination)?;
     let situation = facts.situation(rule, table, false);
     let Prepared { found, plan, .. } = sync.prepare(&situation)?;
     let rows = plan.load.as_ref().map(|load| &load.rows);

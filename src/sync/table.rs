@@ -28,6 +28,8 @@ pub(super) struct TableSync<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) rule: &'a Rule,
     pub(super) table: &'a Qualified,
+    /// What the source's catalog said of it when the run started.
+    pub(super) before: Option<&'a SourceTable>,
     pub(super) log: &'a Log,
     pub(super) marks: &'a Marks,
     pub(super) pg_dump: &'a Installed,
@@ -46,8 +48,9 @@ pub(super) struct Prepared {
 impl TableSync<'_> {
     /// Syncs the table and returns how many rows were copied or merged.
     pub(super) fn run(mut self, report: &mut TableReport) -> Result<u64> {
-        let schema = &self.pipeline.source.schema;
-        let facts = Facts::read(self.rule, schema, self.table, self.source, self.destination)?;
+        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
+        let there = (&name, self.before);
+        let facts = Facts::read(self.rule, there, self.table, self.source, self.destination)?;
         crash::at("snapshot-open");
         let situation = facts.situation(self.rule, self.table, self.request.verify);
         state::forget_half_written(&self.pipeline.directory, &self.table.name);
@@ -58,8 +61,7 @@ impl TableSync<'_> {
         crash::at("planned");
         let rows = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) => {
-                let name = Qualified::new(schema, &self.rule.name);
-                catalog::open_snapshot(self.source, &name)?;
+                catalog::open_snapshot(self.source, &name, self.before)?;
                 let reason = "rows at the destination share their unique columns".to_owned();
                 let decision = Decision::Copy { sync_type: SyncType::Initial, reason };
                 let (plan, receipt) = self.plan(&situation, decision, &found)?;

@@ -12,6 +12,7 @@ use incremental_replication::plan::{
     Situation, Step, SyncType,
 };
 use incremental_replication::receipt::{Origin, Progress, Receipt, SourceIdentity};
+use incremental_replication::sql::catalog::Question;
 use incremental_replication::sql::digest::Digest;
 use incremental_replication::sql::{Qualified, catalog, digest};
 use incremental_replication::table::dependent::Dependents;
@@ -49,6 +50,13 @@ fn read<T: DeserializeOwned>(client: &mut Client, sql: &str) -> Option<T> {
     Some(serde_json::from_str(&document).expect("the catalog's answer has the expected form"))
 }
 
+/// The answer to a question that servers keep.
+fn kept<T: DeserializeOwned>(client: &mut Client, question: Question, name: &str) -> Option<T> {
+    // Whether it is kept already does not matter.
+    let _ = client.batch_execute(&question.prepare());
+    read(client, &question.execute("public", &[name]))
+}
+
 /// What a plan is made from, read from real catalogs.
 struct Facts {
     rule: Rule,
@@ -65,11 +73,10 @@ impl Facts {
         let table = Qualified::new("public", &rule.name);
         let staging = incremental_replication::table::staging_name(&rule.name);
         let there = |case: &mut Case, name: &str| {
-            read(&mut case.destination, &catalog::destination_tables("public", &[name]))
+            kept(&mut case.destination, Question::DestinationTables, name)
         };
         let mut source: SourceTable =
-            read(&mut case.source, &catalog::source_tables("public", &[&rule.name]))
-                .expect("a table");
+            kept(&mut case.source, Question::SourceTables, &rule.name).expect("a table");
         source.oid = 1;
         Self {
             destination: there(case, &rule.name),
