@@ -102,6 +102,7 @@ impl Application<'_> {
         let mut merged = None;
         for step in steps {
             let (log, table) = (self.log, self.table);
+            self.progress.doing(&step.purpose);
             let written = perform(self.session(step.on), step, log, table)?;
             if step.result == Outcome::RowsMerged {
                 *merged.get_or_insert(0) += written;
@@ -149,8 +150,8 @@ impl Application<'_> {
                     perform(destination, step, log, table)?;
                 }
                 debug(log, table, Side::Destination, &load.into);
-                let arrived = |bytes| {
-                    progress.add(bytes);
+                let arrived = |rows, bytes| {
+                    progress.add(rows, bytes);
                     crash::at("loading");
                 };
                 copy::write(destination, &load.into, incoming, arrived).map(Some)

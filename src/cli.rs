@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::init;
+use crate::progress::Screen;
 use crate::report::{Log, LogFormat, Verbosity};
 use crate::sync::{Request, Shard};
 use crate::verify;
@@ -56,6 +57,7 @@ impl Cli {
     #[must_use]
     pub fn log(&self) -> Log {
         Log {
+            screen: Screen::default(),
             format: match self.log_format {
                 Format::Text => LogFormat::Text,
                 Format::Json => LogFormat::Json,

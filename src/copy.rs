@@ -19,21 +19,29 @@ const CHUNKS_WAITING: usize = 4;
 const EMPTY_BINARY_BYTES: usize = 19 + 2;
 
 enum Message {
-    Rows(Vec<u8>),
+    Rows(Chunk),
     /// Everything was read; without this message the writer must not finish.
     End,
+}
+
+/// Rows, or parts of them, and how many ended in it.
+struct Chunk {
+    bytes: Vec<u8>,
+    rows: u64,
 }
 
 /// The reader's end of the channel.
 pub struct Outgoing {
     sender: SyncSender<Message>,
     buffer: Vec<u8>,
+    rows: u64,
 }
 
 impl Outgoing {
-    /// Takes bytes along. Fails when the writer has given up.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Takes bytes along, in which so many rows end. Fails when the writer has given up.
+    pub fn push(&mut self, bytes: &[u8], rows: u64) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
+        self.rows += rows;
         if self.buffer.len() >= CHUNK_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -42,7 +50,8 @@ impl Outgoing {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES + 8192));
-        self.sender.send(Message::Rows(full)).map_err(|_| writer_gone())
+        let rows = std::mem::take(&mut self.rows);
+        self.sender.send(Message::Rows(Chunk { bytes: full, rows })).map_err(|_| writer_gone())
     }
 
     fn end(mut self) -> Result<()> {
@@ -75,9 +84,9 @@ impl Incoming {
                 self.first = Some(Message::End);
                 true
             }
-            Ok(Message::Rows(bytes)) => {
-                let nothing = format == Format::Binary && bytes.len() == EMPTY_BINARY_BYTES;
-                self.first = Some(Message::Rows(bytes));
+            Ok(Message::Rows(chunk)) => {
+                let nothing = format == Format::Binary && chunk.bytes.len() == EMPTY_BINARY_BYTES;
+                self.first = Some(Message::Rows(chunk));
                 // The reader must get rid of its last word, else it takes us for gone.
                 nothing && matches!(self.receiver.recv(), Ok(Message::End))
             }
@@ -86,9 +95,9 @@ impl Incoming {
     }
 
     /// The next bytes; `None` at the end. Fails when the reader has given up.
-    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    fn next(&mut self) -> Result<Option<Chunk>> {
         match self.first.take().map_or_else(|| self.receiver.recv(), Ok) {
-            Ok(Message::Rows(bytes)) => Ok(Some(bytes)),
+            Ok(Message::Rows(chunk)) => Ok(Some(chunk)),
             Ok(Message::End) => Ok(None),
             // Stands in for the reader's own error, which is the one that is reported.
             Err(_) => Err(Error::bug("the reader of the rows is gone")),
@@ -106,7 +115,8 @@ pub fn transfer<T>(
     let mut incoming = Incoming { receiver, first: None };
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
-            let mut outgoing = Outgoing { sender, buffer: Vec::with_capacity(CHUNK_BYTES + 8192) };
+            let buffer = Vec::with_capacity(CHUNK_BYTES + 8192);
+            let mut outgoing = Outgoing { sender, buffer, rows: 0 };
             read(&mut outgoing)?;
             outgoing.end()
         });
@@ -124,22 +134,22 @@ pub fn transfer<T>(
 
 /// Reads rows by a COPY at the source.
 pub fn read_query(source: &mut Session, sql: &str, outgoing: &mut Outgoing) -> Result<()> {
-    source.copy_out("read the rows", sql, |rows| outgoing.push(rows))
+    source.copy_out("read the rows", sql, |row| outgoing.push(row, 1))
 }
 
-/// Writes rows by a COPY at the destination, tells `progress` of every chunk's length in bytes,
+/// Writes rows by a COPY at the destination, tells `progress` of every chunk's rows and bytes,
 /// and returns the number of rows.
 pub fn write(
     destination: &mut Session,
     sql: &str,
     incoming: &mut Incoming,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(u64, usize),
 ) -> Result<u64> {
     let interrupt = destination.interrupt().clone();
     destination.copy_in("write the rows", sql, || {
         interrupt.check()?;
-        let chunk = incoming.next()?;
-        progress(chunk.as_ref().map_or(0, Vec::len));
-        Ok(chunk)
+        let Some(Chunk { bytes, rows }) = incoming.next()? else { return Ok(None) };
+        progress(rows, bytes.len());
+        Ok(Some(bytes))
     })
 }

@@ -110,7 +110,11 @@ pub fn read(
             Ok(piece) => {
                 let piece = piece
                     .map_err(|error| Error::table("cannot read from pg_dump").caused_by(&error))?;
-                script.feed(&piece, &mut |rows| outgoing.push(rows))?;
+                script.feed(&piece, &mut |rows| {
+                    // A row is a line: the end of one within a value is written as an escape.
+                    let ends = memchr::memchr_iter(b'\n', rows).count();
+                    outgoing.push(rows, ends as u64)
+                })?;
             }
             Err(RecvTimeoutError::Timeout) => ask()?,
             Err(RecvTimeoutError::Disconnected) => break,

@@ -74,6 +74,7 @@ impl Application<'_> {
     /// What both sides say of their buckets, asked at the same time.
     fn both_sides(&mut self, comparison: &Comparison) -> Result<(Vec<Bucket>, Vec<Bucket>)> {
         let (log, table) = (self.log, self.table);
+        self.progress.doing("comparing digests");
         let ask = |session: &mut Session, sql: String| {
             debug(log, table, session.side(), &sql);
             buckets(session, &sql, comparison.buckets)
@@ -107,7 +108,9 @@ impl Application<'_> {
         debug(log, table, Side::Destination, &into);
         copy::transfer(
             |outgoing| copy::read_query(source, &query, outgoing),
-            |incoming| copy::write(destination, &into, incoming, |bytes| progress.add(bytes)),
+            |incoming| {
+                copy::write(destination, &into, incoming, |rows, bytes| progress.add(rows, bytes))
+            },
         )?;
         Ok(())
     }

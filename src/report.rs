@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
 use crate::plan::SyncType;
+use crate::progress::{Progress, Screen};
 
 pub use checkup::{About, Checkup, Finding, Severity, ToCopy, bytes};
 pub use chosen::{Chosen, ChosenRule};
@@ -84,6 +85,8 @@ pub struct Log {
     pub verbosity: Verbosity,
     /// Whether lines have colours.
     pub color: ColorChoice,
+    /// Where bars are shown.
+    pub screen: Screen,
 }
 
 impl Log {
@@ -91,6 +94,13 @@ impl Log {
     #[must_use]
     pub fn quiet(&self) -> Self {
         Self { verbosity: Verbosity::Quiet, ..self.clone() }
+    }
+
+    /// Begins to show how a table comes along, where somebody watches.
+    #[must_use]
+    pub fn progress(&self, table: &str, expected: Option<u64>) -> Progress {
+        let shown = self.verbosity > Verbosity::Quiet;
+        Progress::start(&self.screen, table, expected, shown)
     }
 
     /// Something that only `-v` shows.
@@ -160,7 +170,9 @@ impl Log {
             None => text,
         };
         // Nobody is left to tell when stderr is closed.
-        let _ = writeln!(AutoStream::new(std::io::stderr(), self.color), "{text}");
+        self.screen.print(|| {
+            let _ = writeln!(AutoStream::new(std::io::stderr(), self.color), "{text}");
+        });
     }
 
     fn line(&self, level: Level, table: Option<&str>, message: &str, facts: &Value) {
@@ -197,7 +209,9 @@ impl Log {
 
     fn print(&self, text: &str) {
         // Where stdout is closed the work goes on all the same.
-        let _ = writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}");
+        self.screen.print(|| {
+            let _ = writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}");
+        });
     }
 }
 

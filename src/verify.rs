@@ -11,8 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::plan::{self, Comparison, Depth, Expected, Remembered, Situation};
-use crate::progress::Progress as Bar;
-use crate::report::{Example, Log, Verbosity, Verdict};
+use crate::report::{Example, Log, Verdict};
 use crate::sql::digest::{self, Kind as Difference};
 use crate::sql::{Qualified, session};
 use crate::state;
@@ -148,7 +147,7 @@ impl TableVerification<'_> {
         mut comparison: Comparison,
         verdict: &mut Verdict,
     ) -> Result<()> {
-        let progress = Bar::start(&self.rule.name, self.log.verbosity > Verbosity::Quiet);
+        let progress = self.log.progress(&self.rule.name, None);
         let mut application = Application {
             source: self.source,
             endpoint: &self.pipeline.source,

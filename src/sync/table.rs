@@ -18,7 +18,7 @@ use crate::plan::{
 };
 use crate::progress::Progress as Bar;
 use crate::receipt::{Progress, Receipt, VERSION, Watch};
-use crate::report::{Log, TableReport, Verbosity};
+use crate::report::{Log, TableReport};
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
 use crate::table::SourceTable;
@@ -104,7 +104,7 @@ impl TableSync<'_> {
     /// Compares both sides in the snapshot that was copied: nothing can be newer than the sync.
     fn verify(&mut self, situation: &Situation) -> Result<()> {
         let name = &self.rule.name;
-        let progress = Bar::start(name, self.log.verbosity > Verbosity::Quiet);
+        let progress = self.log.progress(name, None);
         let mut application = self.application(&progress);
         let comparison = plan::compare(situation, Depth::Rows, Expected::Few, None);
         application.destination.run("begin a transaction", session::BEGIN_CONSISTENT)?;
@@ -288,7 +288,13 @@ impl TableSync<'_> {
         if planted(Fault::StateFileFirst) {
             state::write_file(&self.pipeline.directory, &self.table.name, receipt)?;
         }
-        let progress = Bar::start(name, self.log.verbosity > Verbosity::Quiet);
+        let expected = match plan.sync_type {
+            SyncType::Initial | SyncType::FullRefresh => {
+                self.before.map(|there| there.estimated_rows)
+            }
+            SyncType::Incremental | SyncType::Skipped => None,
+        };
+        let progress = self.log.progress(name, expected);
         let applied = self.application(&progress).run(plan)?;
         let directory = &self.pipeline.directory;
         match applied {
