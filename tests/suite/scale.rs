@@ -175,3 +175,45 @@ fn hosts_share_the_tables_without_a_shared_disk() {
                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     assert_eq!(judge::column(&mut case.destination, count), ["0"]);
 }
+
+#[test]
+fn a_table_of_fifteen_hundred_columns_is_copied_merged_and_verified() {
+    let columns: Vec<String> = (0..1500).map(|n| format!("c{n} int DEFAULT {n}")).collect();
+    let setup = format!(
+        "CREATE TABLE wide (id int PRIMARY KEY, at int, {});
+         INSERT INTO wide (id, at) SELECT n, n FROM generate_series(1, 20) n",
+        columns.join(", ")
+    );
+    for initial in ["copy", "pg_dump"] {
+        let rule = with(by("wide", "at"), &json!({"initial": initial}));
+        let mut case = Case::new(&setup, &json!([rule]));
+        case.sync();
+        case.assert_equal("public.wide");
+        case.at_source("UPDATE wide SET c1499 = NULL, at = 100 WHERE id = 7");
+        case.sync();
+        case.assert_equal("public.wide");
+        case.run(&["verify"]).expect(0);
+    }
+}
+
+#[test]
+fn rows_of_many_megabytes_arrive_as_they_are() {
+    let setup = "CREATE TABLE large (id int PRIMARY KEY, at int, words text, bytes bytea);
+         ALTER TABLE large ALTER words SET STORAGE EXTERNAL, ALTER bytes SET STORAGE EXTERNAL;
+         INSERT INTO large SELECT 1, 1, repeat(E'tab\\t, newline\\n, \\\\ and ü ', 800000), NULL;
+         INSERT INTO large SELECT 2, 2, NULL, decode(repeat('00ff5c0a', 6000000), 'hex');
+         INSERT INTO large SELECT n, n, 'small', NULL FROM generate_series(3, 1000) n";
+    for initial in ["copy", "pg_dump"] {
+        let rule = with(by("large", "at"), &json!({"initial": initial}));
+        let mut case = Case::new(setup, &json!([rule]));
+        case.sync();
+        let equal = |case: &mut Case| {
+            let sums = "SELECT format('%s %s %s %s', id, at, md5(words), md5(bytes)) FROM large ORDER BY id";
+            assert_eq!(judge::column(&mut case.source, sums), case.ask(sums));
+        };
+        equal(&mut case);
+        case.at_source("UPDATE large SET words = words || 'x', at = 2000 WHERE id = 1");
+        case.sync();
+        equal(&mut case);
+    }
+}
