@@ -18,6 +18,7 @@ mod faults;
 mod incremental;
 mod init;
 mod initial;
+mod login;
 mod network;
 mod plan;
 #[cfg(feature = "planted-faults")]

@@ -9,13 +9,13 @@ use crate::support::case::{Case, by, create_roles};
 use crate::support::server::Servers;
 
 /// An authority of the test's own.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -24,8 +24,8 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A server's certificate and key.
-    fn sign(&self, host: &str, expired: bool) -> (String, String) {
+    /// The certificate and key of a server, or of the role that it names.
+    pub fn sign(&self, host: &str, expired: bool) -> (String, String) {
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, host);
         if expired {

@@ -27,7 +27,11 @@ struct Counted {
 impl Proxy {
     /// Passes connections on to a port of 127.0.0.1.
     pub fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::between(TcpListener::bind("127.0.0.1:0").expect("a port"), port)
+    }
+
+    /// The same where one listens already.
+    pub fn between(listener: TcpListener, port: u16) -> Self {
         let own = listener.local_addr().expect("an address").port();
         let (state, counted) = (Arc::new(AtomicU8::new(OPEN)), Arc::new(Counted::default()));
         let (seen, counting) = (Arc::clone(&state), Arc::clone(&counted));

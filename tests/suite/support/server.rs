@@ -80,6 +80,29 @@ impl Server {
         std::thread::sleep(Duration::from_millis(500));
     }
 
+    /// Lets clients show certificates that this authority has signed.
+    pub fn trust_authority(&self, certificate: &str) {
+        let path = self.data.join("authority.crt");
+        fs::write(&path, certificate).expect("a file");
+        give_away(&path).expect("files change hands");
+        let mut session = self.connect("postgres");
+        session.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'authority.crt'").expect("a setting");
+    }
+
+    /// Puts lines before all others in pg_hba.conf.
+    pub fn admit(&self, lines: &str) {
+        let path = self.data.join("pg_hba.conf");
+        let rules = fs::read_to_string(&path).expect("the rules");
+        fs::write(&path, format!("{lines}\n{rules}")).expect("the rules");
+        self.connect("postgres").batch_execute("SELECT pg_reload_conf()").expect("a reload");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
+    /// The folder of its Unix socket.
+    pub fn socket_folder(&self) -> PathBuf {
+        self.data.parent().expect("a folder").to_owned()
+    }
+
     /// Stops the server, `fast` or `immediate`, and starts it again on the same port.
     pub fn restart(&self, mode: &str) {
         let control = |arguments: &[&str]| {

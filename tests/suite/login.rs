@@ -1,0 +1,136 @@
+//! The ways to a server: passwords, certificates, sockets, addresses.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::support::case::{Case, READER, ROLE_PASSWORD, by, create_roles, with};
+use crate::support::proxy::Proxy;
+use crate::support::server::Servers;
+use crate::tls::Authority;
+
+const ORDERS: &str =
+    "CREATE TABLE orders (id int PRIMARY KEY, at int); INSERT INTO orders VALUES (1, 1)";
+
+/// Both ways of the first copy, for pg_dump connects on its own.
+fn copies(case: &Case) {
+    for initial in ["copy", "pg_dump"] {
+        case.write_tables(&json!([with(by("orders", "at"), &json!({"initial": initial}))]));
+        let run = case.run(&["sync", "--full-refresh"]);
+        run.expect(0);
+        assert!(!run.stdout.contains("instead of pg_dump"), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn passwords_are_taken_as_md5_and_as_scram() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let case = Case::on(&servers, ORDERS, &json!([by("orders", "at")]));
+    let mut source = servers.source.connect("postgres");
+    for encryption in ["md5", "scram-sha-256"] {
+        servers.source.admit(&format!("host all {READER} all {encryption}"));
+        let again = format!(
+            "SET password_encryption = '{encryption}'; ALTER ROLE {READER} PASSWORD '{ROLE_PASSWORD}'"
+        );
+        source.batch_execute(&again).unwrap();
+        case.write_env("");
+        copies(&case);
+        case.write_env("SOURCE_PASSWORD=wrong");
+        case.run(&["sync"])
+            .expect(3)
+            .says("password authentication failed")
+            .says("check SOURCE_USERNAME");
+        case.write_env("SOURCE_PASSWORD=");
+        case.run(&["sync"])
+            .expect(3)
+            .says("set SOURCE_PASSWORD, or put the password into ~/.pgpass");
+    }
+    servers.stop();
+}
+
+#[test]
+fn a_clients_certificate_is_enough_and_a_wrong_one_is_not() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let (ours, theirs) = (Authority::new("our authority"), Authority::new("somebody else"));
+    let case = Case::on(&servers, ORDERS, &json!([by("orders", "at")]));
+    servers.source.trust_authority(&ours.pem);
+    let (certificate, key) = ours.sign("localhost", false);
+    servers.source.serve_tls(&certificate, &key);
+    servers.source.admit(&format!("hostssl all {READER} all cert"));
+    let show = |name: &str, (certificate, key): (String, String)| {
+        let write = |end: &str, text: &str| {
+            let path = case.path().join(format!("{name}.{end}"));
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            path.display().to_string()
+        };
+        let (certificate, key) = (write("crt", &certificate), write("key", &key));
+        case.write_env(&format!(
+            "SOURCE_PASSWORD=\nSOURCE_SSLMODE=require\nSOURCE_SSLCERT={certificate}\nSOURCE_SSLKEY={key}"
+        ));
+    };
+    show("reader", ours.sign(READER, false));
+    copies(&case);
+    for (name, pair) in [
+        ("another", ours.sign("another", false)),
+        ("foreign", theirs.sign(READER, false)),
+        ("expired", ours.sign(READER, true)),
+    ] {
+        show(name, pair);
+        case.run(&["sync"]).expect(3).says("cannot connect to the source");
+    }
+    case.write_env("SOURCE_SSLMODE=require\nSOURCE_SSLCERT=/nowhere\nSOURCE_SSLKEY=/nowhere");
+    case.run(&["sync"]).expect(2).says("/nowhere");
+    servers.stop();
+}
+
+#[test]
+fn a_unix_socket_is_a_way_for_both_sides() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = Case::on(&servers, ORDERS, &json!([by("orders", "at")]));
+    let folders = [&servers.source, &servers.destination].map(|s| s.socket_folder());
+    case.write_env(&format!(
+        "SOURCE_HOST={}\nDEST_HOST={}",
+        folders[0].display(),
+        folders[1].display()
+    ));
+    copies(&case);
+    case.assert_equal("public.orders");
+    let encoded = folders[0].display().to_string().replace('/', "%2F");
+    case.write(
+        ".env",
+        &format!(
+            "SOURCE_URL=postgresql://{READER}@{encoded}:{}/{}\nSOURCE_PASSWORD='{ROLE_PASSWORD}'\n\
+             DEST_URL=postgresql://writer@127.0.0.1:{}/{}\nDEST_PASSWORD='{ROLE_PASSWORD}'\n",
+            case.source_port(),
+            case.database,
+            case.destination_port(),
+            case.database,
+        ),
+    );
+    copies(&case);
+    servers.stop();
+}
+
+#[test]
+fn an_address_of_version_six_is_a_way() {
+    let mut case = Case::new(ORDERS, &json!([by("orders", "at")]));
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        println!("this machine has no IPv6");
+        return;
+    };
+    let proxy = Proxy::between(listener, case.source_port());
+    case.write_env(&format!("SOURCE_HOST=::1\nSOURCE_PORT={}", proxy.port));
+    copies(&case);
+    case.assert_equal("public.orders");
+    case.write_env(&format!(
+        "SOURCE_HOST=::1\nSOURCE_PORT={}\nSOURCE_SSLMODE=verify-full",
+        proxy.port
+    ));
+    case.run(&["sync"]).expect(3);
+}
