@@ -81,7 +81,10 @@ impl<'a> Connections<'a> {
         let (source, destination) = self.both()?;
         let locked = destination.value("lock the table", &session::try_lock(&[table]))?;
         if locked.as_deref() != Some("t") && !planted(Fault::NotLocked) {
-            return Err(Error::locked(format!("another run holds `{}`", table.plain())));
+            return Err(Error::locked(format!("another run holds `{}`", table.plain())).hint(
+                "wait until it ends; its session is called `incremental-replication` in \
+                 pg_stat_activity at the destination",
+            ));
         }
         crash::at("locked");
         let done = work(source, destination)?;

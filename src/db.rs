@@ -158,7 +158,8 @@ impl Session {
                 "the {} is PostgreSQL {}, older than 13",
                 self.side,
                 self.server.version / 10_000
-            )));
+            ))
+            .hint("upgrade it; PostgreSQL 13 and later are supported"));
         }
         Ok(())
     }

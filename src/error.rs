@@ -116,6 +116,13 @@ impl Error {
         self
     }
 
+    /// Says what to do about it where nobody has said so before.
+    #[must_use]
+    pub fn or_hint(mut self, hint: impl FnOnce() -> String) -> Self {
+        self.hint = self.hint.or_else(|| Some(hint()));
+        self
+    }
+
     /// Puts a broader failure above this one, which becomes its first cause.
     #[must_use]
     pub fn within(mut self, message: impl Into<String>) -> Self {

@@ -248,7 +248,14 @@ impl<'a> Run<'a> {
                 report.error = Some(error);
             }
             Err(error) => {
-                report.error = Some(error.within(format!("cannot sync `{}`", rule.name)));
+                let name = &rule.name;
+                let error = error.or_hint(|| {
+                    format!(
+                        "run `incremental-replication -v sync --table {name}` to see the statement; \
+                         the servers' own logs may say more"
+                    )
+                });
+                report.error = Some(error.within(format!("cannot sync `{name}`")));
             }
         }
         report.duration = started.elapsed();

@@ -73,7 +73,15 @@ pub fn run(
         verdict.duration = started.elapsed();
         verdict.error = done.err().map(|error| match error.kind {
             Kind::Interrupted | Kind::Locked => error,
-            _ => error.within(format!("cannot verify `{}`", rule.name)),
+            _ => error
+                .or_hint(|| {
+                    format!(
+                        "run `incremental-replication -v verify --table {}` to see the statement; \
+                         the servers' own logs may say more",
+                        rule.name
+                    )
+                })
+                .within(format!("cannot verify `{}`", rule.name)),
         });
         let interrupted = verdict.error.clone().filter(|error| error.kind == Kind::Interrupted);
         tell(verdict);

@@ -40,12 +40,14 @@ impl FromStr for Shard {
         let parsed =
             numbers.and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
         match parsed {
+            // Who counts from 0 calls the last one so.
+            Some((0, of)) if (1..=MOST).contains(&of) => Ok(Self { number: of, of }),
             Some((number, of)) if (1..=of).contains(&number) && of <= MOST => {
                 Ok(Self { number, of })
             }
-            _ => {
-                Err(format!("write it as K/N, such as 2/4, with K from 1 to N and N up to {MOST}"))
-            }
+            _ => Err(format!(
+                "write it as K/N, such as 2/4, with K from 0 or 1 to N and N up to {MOST}"
+            )),
         }
     }
 }
@@ -99,7 +101,8 @@ mod tests {
         let parse = str::parse::<Shard>;
         assert_eq!(parse("2/4"), Ok(Shard { number: 2, of: 4 }));
         assert_eq!(parse("2/4").unwrap().to_string(), "2/4");
-        for wrong in ["", "2", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "1/20000", "a/b"] {
+        assert_eq!(parse("0/4"), parse("4/4"));
+        for wrong in ["", "2", "0/0", "5/4", "1/0", "-1/4", "1/4/2", "1/20000", "a/b"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
