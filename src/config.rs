@@ -191,6 +191,12 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The names of all variables that mean something.
+#[must_use]
+pub fn variables() -> Vec<String> {
+    settings::variables()
+}
+
 /// Reads a pipeline's directory. `environment` beats `.env`.
 ///
 /// Fails with every mistake found in `.env`, the environment and `tables-config.json` at once.

@@ -16,6 +16,31 @@ pub(super) struct Settings {
     pub(super) metrics: Option<PathBuf>,
 }
 
+/// The ends of the variables' names that each side has.
+const OF_A_SIDE: [&str; 11] = [
+    "URL",
+    "HOST",
+    "PORT",
+    "USERNAME",
+    "PASSWORD",
+    "DB",
+    "SCHEMA",
+    "SSLMODE",
+    "SSLROOTCERT",
+    "SSLCERT",
+    "SSLKEY",
+];
+
+/// The other variables.
+const OTHERS: [&str; 4] = ["PIPELINE_NAME", "WEBHOOK_URL", "METRICS_FILE", "PGPASSFILE"];
+
+/// The names of all variables that mean something.
+pub(super) fn variables() -> Vec<String> {
+    let sides = [Side::Source, Side::Destination];
+    let of = |side: Side| OF_A_SIDE.map(|end| format!("{}_{end}", side.prefix()));
+    sides.into_iter().flat_map(of).chain(OTHERS.map(str::to_owned)).collect()
+}
+
 /// Gives the variables their meaning, or says everything that is wrong with them.
 pub(super) fn interpret(
     variables: &BTreeMap<String, String>,
@@ -204,6 +229,18 @@ mod tests {
         assert_eq!(settings.source.schema, "public");
         assert_eq!(settings.source.tls.mode, TlsMode::Prefer);
         assert!(settings.webhook.is_none());
+    }
+
+    #[test]
+    fn the_list_of_variables_has_every_name_that_is_read() {
+        let read = include_str!("settings.rs").split("#[cfg(test)]").next().unwrap();
+        for (call, list) in
+            [("get(\"", &OF_A_SIDE[..]), ("required(\"", &OF_A_SIDE), ("variables, \"", &OTHERS)]
+        {
+            for name in read.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(list.contains(&name), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod command;
 mod convergence;
 mod crash;
 mod diff;
+mod docs;
 mod faults;
 mod incremental;
 mod init;
