@@ -226,9 +226,13 @@ fn read_file(directory: &Path, table: &str, warnings: &mut Vec<String>) -> Resul
 pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()> {
     let name = file_name(table);
     let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
-    let write = || {
+    let write = || -> std::io::Result<()> {
         fs::create_dir_all(directory.join(FOLDER))?;
-        replace(&directory.join(&name), &text, Lasting::Surely)
+        let nameless = Nameless::write(&directory.join(&name), &text, Lasting::Surely)?;
+        crash::at("state-file-written");
+        nameless.rename()?;
+        crash::at("state-file-renamed");
+        Ok(())
     };
     write().map_err(|error| {
         Error::table(format!("cannot write `{name}` in `{}`", directory.display()))
@@ -248,18 +252,31 @@ pub enum Lasting {
 
 /// Writes a file whole or not at all, in a folder that is there.
 pub fn replace(path: &Path, text: &str, lasting: Lasting) -> std::io::Result<()> {
-    let temporary = temporary(path);
-    let mut file = File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    if lasting == Lasting::Surely {
-        file.sync_all()?;
+    Nameless::write(path, text, lasting)?.rename()
+}
+
+/// A file that is whole and has not got its name yet.
+struct Nameless<'a> {
+    path: &'a Path,
+    lasting: Lasting,
+}
+
+impl<'a> Nameless<'a> {
+    fn write(path: &'a Path, text: &str, lasting: Lasting) -> std::io::Result<Self> {
+        let mut file = File::create(temporary(path))?;
+        file.write_all(text.as_bytes())?;
+        if lasting == Lasting::Surely {
+            file.sync_all()?;
+        }
+        Ok(Self { path, lasting })
     }
-    crash::at("state-file-written");
-    fs::rename(&temporary, path)?;
-    crash::at("state-file-renamed");
-    match path.parent() {
-        Some(folder) if lasting == Lasting::Surely => File::open(folder)?.sync_all(),
-        _ => Ok(()),
+
+    fn rename(self) -> std::io::Result<()> {
+        fs::rename(temporary(self.path), self.path)?;
+        match self.path.parent() {
+            Some(folder) if self.lasting == Lasting::Surely => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
     }
 }
 

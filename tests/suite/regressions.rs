@@ -62,3 +62,18 @@ fn doubled_rows_that_are_to_be_marked_keep_no_repair_from_making_the_index() {
         steps: vec![("upsert", 107), ("damage_and_repair", 7609)],
     });
 }
+
+#[test]
+fn what_was_lost_in_a_crash_is_only_what_the_sync_had_written() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "50ms",
+        tables: vec![4542],
+        steps: vec![
+            ("sync_full_refresh", 8492),
+            ("lose_receipts_in_a_crash", 1498),
+            ("rename_label", 1364),
+            ("lose_files_in_a_crash", 2468),
+        ],
+    });
+}
