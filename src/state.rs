@@ -228,7 +228,8 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
     let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(directory.join(FOLDER))?;
-        let nameless = Nameless::write(&directory.join(&name), &text, Lasting::Surely)?;
+        let path = directory.join(&name);
+        let nameless = Nameless::write(&path, &text, Lasting::Surely)?;
         crash::at("state-file-written");
         nameless.rename()?;
         crash::at("state-file-renamed");
