@@ -242,7 +242,15 @@ impl World {
         let question = self.tables[at].question_there(&self.schema);
         let oid = format!("SELECT to_regclass({})::oid::text", judge::literal(&question.table));
         let oid = judge::column(&mut self.destination, &oid).pop().filter(|oid| oid != "NULL");
-        let mut sight = Sight { oid, rows: judge::Rows::new(), marked: judge::Rows::new() };
+        let receipt = format!(
+            "SELECT 1 FROM {} WHERE table_name = {}",
+            self.qualified("_sync_state"),
+            judge::literal(&self.tables[at].destination)
+        );
+        let receipt = judge::rows_if_there(&mut self.destination, &receipt);
+        let remembered = receipt == ["1"] || !self.state_files().is_empty();
+        let (rows, marked) = (judge::Rows::new(), judge::Rows::new());
+        let mut sight = Sight { oid, rows, marked, remembered };
         if sight.oid.is_none() {
             return Ok(sight);
         }
@@ -310,6 +318,10 @@ impl World {
         table.ledger.see(&after.rows);
         if table.origin.outdated_by(&origin) {
             table.call_for_copy(Copying::Called);
+        }
+        if table.versions && !before.remembered && table.copying == Copying::Called {
+            // Nobody knows any more what the copy was made with, and its versions are kept.
+            table.copying = Copying::Allowed;
         }
         let whole = table.way == Way::FullRefresh && done;
         if replaced && table.copying == Copying::Uncalledfor && table.way != Way::FullRefresh {

@@ -83,6 +83,8 @@ pub struct Sight {
     pub rows: Rows,
     /// Rows that are marked as deleted.
     pub marked: Rows,
+    /// Whether a receipt or a file may say what the copy was made with.
+    pub remembered: bool,
 }
 
 /// The state of a story.
