@@ -1,6 +1,7 @@
 //! The binary as a person and cron meet it: output, exit codes, files, the webhook.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -368,6 +369,25 @@ fn a_webhook_that_fails_is_tried_again_and_never_changes_the_exit_code() {
         run.says("the webhook could not be told: ");
         no_secret(&run);
     }
+}
+
+#[test]
+fn a_webhook_that_is_slow_is_waited_for_and_one_that_is_silent_is_given_up() {
+    let mut case = shop();
+    let slow = WebhookServer::answering_after(Duration::from_secs(3), &[200]);
+    case.set("WEBHOOK_URL", &slow.url);
+    let run = case.sync();
+    assert!(!run.stdout.contains("webhook"), "{}", run.stdout);
+    assert_eq!(slow.bodies().len(), 1);
+    // It takes the connection, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    case.set("WEBHOOK_URL", &format!("http://{address}/hook/T0KEN"));
+    let started = Instant::now();
+    let run = case.sync();
+    run.says("the webhook could not be told: no answer within 10 s");
+    no_secret(&run);
+    assert!(started.elapsed() < Duration::from_mins(2), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A server that lives as long as the test process.
 pub struct WebhookServer {
@@ -13,6 +14,11 @@ pub struct WebhookServer {
 impl WebhookServer {
     /// Answers the first requests with these status codes, and all later ones with the last.
     pub fn answering(codes: &'static [u16]) -> Self {
+        Self::answering_after(Duration::ZERO, codes)
+    }
+
+    /// The same, each answer after a while.
+    pub fn answering_after(pause: Duration, codes: &'static [u16]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/hook/T0KEN", listener.local_addr().expect("an address"));
         let bodies = Arc::new(Mutex::new(Vec::new()));
@@ -21,6 +27,7 @@ impl WebhookServer {
             for (number, stream) in listener.incoming().flatten().enumerate() {
                 let code = codes.get(number).or(codes.last()).copied().unwrap_or(200);
                 let keep = |body| kept.lock().expect("nobody panics here").push(body);
+                std::thread::sleep(pause);
                 // A caller that hangs up gets no answer.
                 let _ = answer(stream, code, keep);
             }
