@@ -3,6 +3,7 @@
 mod script;
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,6 +18,13 @@ use crate::sql::{Qualified, identifier};
 
 /// The program, looked up on the PATH.
 const PROGRAM: &str = "pg_dump";
+
+/// What Debian has on the PATH instead: a script that starts the newest version there is, which
+/// takes it longer than pg_dump needs for a small table.
+const WRAPPER: &str = "pg_wrapper";
+
+/// Where Debian has the versions.
+const VERSIONS: &str = "/usr/lib/postgresql";
 
 /// By these words pg_dump tells what passes: it lost the server, or with it the session that
 /// exported the snapshot, or somebody who wants to alter the table stands between us, who hold a
@@ -58,8 +66,30 @@ impl Installed {
     }
 }
 
+/// The program itself, where a script stands before it.
+fn program() -> &'static Path {
+    static PROGRAM_ITSELF: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM_ITSELF.get_or_init(|| behind_wrapper().unwrap_or_else(|| PathBuf::from(PROGRAM)))
+}
+
+/// The newest pg_dump, where the one on the PATH is Debian's script.
+fn behind_wrapper() -> Option<PathBuf> {
+    let found = Command::new("sh").args(["-c", "command -v pg_dump"]).output().ok()?;
+    let found = String::from_utf8(found.stdout).ok()?;
+    let real = Path::new(found.trim()).canonicalize().ok()?;
+    if !real.ends_with(WRAPPER) {
+        return None;
+    }
+    let version = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let mut versions: Vec<u32> =
+        std::fs::read_dir(VERSIONS).ok()?.flatten().filter_map(version).collect();
+    versions.sort_unstable_by(|one, other| other.cmp(one));
+    let program = |version: u32| PathBuf::from(format!("{VERSIONS}/{version}/bin/{PROGRAM}"));
+    versions.into_iter().map(program).find(|program| program.is_file())
+}
+
 fn unusable_for(server_version: u32) -> Option<String> {
-    let output = match Command::new(PROGRAM).arg("--version").stderr(Stdio::null()).output() {
+    let output = match Command::new(program()).arg("--version").stderr(Stdio::null()).output() {
         Ok(output) if output.status.success() => output,
         Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),
         Err(error) => return Some(format!("pg_dump cannot be run ({error})")),
@@ -230,7 +260,7 @@ fn complaints(mut stderr: ChildStderr) -> String {
 }
 
 fn command(source: &Endpoint, wanted: Wanted) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     // Nothing of the user's own PG* variables may change what is dumped or from where.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
