@@ -167,7 +167,13 @@ fn change_modifier(world: &mut World, rng: &mut Rng) -> Outcome {
 }
 
 fn set_not_null(world: &mut World, rng: &mut Rng) -> Outcome {
-    let Some((at, column)) = draw(world, rng) else { return Ok(Found::Surely) };
+    if let Some((at, column)) = draw(world, rng) {
+        refuse_null(world, rng, at, column);
+    }
+    Ok(Found::Surely)
+}
+
+fn refuse_null(world: &mut World, rng: &mut Rng, at: usize, column: usize) -> bool {
     let column_there = world.tables[at].columns[column].clone();
     let (table, name) = (quoted(&world.tables[at].name), quoted(&column_there.name));
     // Rows without a value get one, or go.
@@ -179,17 +185,30 @@ fn set_not_null(world: &mut World, rng: &mut Rng) -> Outcome {
         quoted(&key.column),
         key.grows
     );
-    if world.at_source(&sql) {
-        world.tables[at].columns[column].not_null = true;
-    }
-    Ok(Found::Surely)
+    let done = world.at_source(&sql);
+    world.tables[at].columns[column].not_null |= done;
+    done
 }
 
+/// A column that the destination has seen refuse NULL holds one now.
 fn drop_not_null(world: &mut World, rng: &mut Rng) -> Outcome {
     let Some((at, column)) = draw(world, rng) else { return Ok(Found::Surely) };
+    if !world.tables[at].columns[column].not_null && refuse_null(world, rng, at, column) {
+        world.note(Found::Surely);
+        world.sync(&["sync"])?;
+    }
     let name = quoted(&world.tables[at].columns[column].name);
     if alter(world, at, &format!("ALTER COLUMN {name} DROP NOT NULL")) {
-        world.tables[at].columns[column].not_null = false;
+        let table = &mut world.tables[at];
+        table.columns[column].not_null = false;
+        let key = table.key.clone().expect("every table has one");
+        let table = quoted(&table.name);
+        world.at_source(&format!(
+            "UPDATE {table} SET {name} = NULL, {} = {} WHERE (tableoid, ctid) IN \
+             (SELECT tableoid, ctid FROM {table} LIMIT 2)",
+            quoted(&key.column),
+            key.grows
+        ));
     }
     Ok(Found::Surely)
 }
