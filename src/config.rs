@@ -262,9 +262,23 @@ pub fn load_source(directory: &Path, environment: &BTreeMap<String, String>) -> 
 }
 
 /// The line of `.env` that gives a variable its value.
-#[must_use]
-pub fn dotenv_line(name: &str, value: &str) -> String {
-    dotenv::line(name, value)
+///
+/// Fails where the file cannot say it.
+pub fn dotenv_line(name: &str, value: &str) -> Result<String> {
+    dotenv::line(name, value).ok_or_else(|| {
+        Error::configuration(format!("`{name}` has a value that `.env` cannot hold"))
+            .hint("leave it out, and set it in the environment")
+    })
+}
+
+/// Fails with what is wrong with the URLs in a text of `.env`.
+pub fn understand(text: &str) -> Result<()> {
+    let mut mistakes = Vec::new();
+    let mut variables = dotenv::parse(text, &mut mistakes);
+    for side in [Side::Source, Side::Destination] {
+        url::expand(side.prefix(), &mut variables, &mut mistakes);
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(all_mistakes(mistakes)) }
 }
 
 fn all_mistakes(mut mistakes: Vec<String>) -> Error {

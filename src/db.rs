@@ -18,6 +18,7 @@ use crate::config::{Endpoint, Side, TlsMode};
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, Registration};
 use crate::sql::catalog::Question;
+use crate::sql::session::Patience;
 use crate::sql::{catalog, session};
 use crate::table::SourceTable;
 use crate::watermark::overlap::Position;
@@ -148,7 +149,7 @@ impl Session {
         // None of these is worth failing for: some hosts forbid a question, some platforms a setting.
         let questions = [catalog::SYSTEM_IDENTIFIER, catalog::TIMELINE, session::NOTICE_OUR_DEATH];
         let mut answers = self
-            .answers("ask the server who it is", &questions.map(str::to_owned))?
+            .answers("ask the server who it is", &questions.map(str::to_owned), Patience::Long)?
             .into_iter()
             .map(|rows| rows?.pop()?.pop()?);
         self.server.system_identifier = answers.next().flatten();
@@ -204,40 +205,49 @@ impl Session {
     }
 
     /// Asks many questions in few round trips: all rows of each. A question that fails, or would
-    /// have to wait for somebody's lock, has no answer; those beside it have.
+    /// have to wait for somebody's lock, or takes longer than it may, has no answer; those beside
+    /// it have. Each has a transaction of its own, so that none holds a lock while another is
+    /// answered.
     ///
     /// Fails where the session is gone or a signal arrived.
     pub fn answers(
         &mut self,
         purpose: &str,
         questions: &[String],
+        patience: Patience,
     ) -> Result<Vec<Option<Vec<Row>>>> {
-        if questions.len() > QUESTIONS_AT_ONCE {
-            let mut answers = Vec::with_capacity(questions.len());
-            for some in questions.chunks(QUESTIONS_AT_ONCE) {
-                answers.extend(self.answers(purpose, some)?);
+        let mut answers = Vec::with_capacity(questions.len());
+        while answers.len() < questions.len() {
+            self.interrupt.check()?;
+            let left = &questions[answers.len()..];
+            let asked: Vec<String> =
+                left.iter().take(QUESTIONS_AT_ONCE).map(|q| session::alone(q, patience)).collect();
+            let Self { runtime, client, watch, .. } = self;
+            let mut messages = Vec::new();
+            let sql = asked.concat();
+            let ended = runtime.block_on(async {
+                let mut said = pin!(watch.over(client.simple_query_raw(&sql)).await?);
+                // Each wait is watched, as that for a whole answer is.
+                while let Some(message) = watch.over(async { Ok(said.next().await) }).await? {
+                    messages.push(message.map_err(Failure::Server)?);
+                }
+                Ok(())
+            });
+            answers.extend(
+                by_statement(messages)
+                    .chunks_exact(session::STATEMENTS_ALONE)
+                    .map(|of_one| Some(of_one[session::STATEMENTS_ALONE - 2].clone())),
+            );
+            let Err(failure) = ended else { continue };
+            let error = self.explain(purpose, failure);
+            if self.is_closed() || self.interrupt.signal().is_some() {
+                return Err(error);
             }
-            return Ok(answers);
+            // The one that failed has no answer; those behind it were not looked at.
+            answers.push(None);
+            self.run("roll back", session::ROLLBACK)?;
         }
-        if questions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let sql = format!("{};\n{}", session::HURRY, questions.join(";\n"));
-        match self.query(purpose, &sql) {
-            Ok(messages) => {
-                let mut answers = by_statement(messages).into_iter().skip(1).map(Some);
-                Ok(questions.iter().map(|_| answers.next().flatten()).collect())
-            }
-            Err(error) if self.is_closed() || self.interrupt.signal().is_some() => Err(error),
-            // One of them has spoilt it for all.
-            Err(_) if questions.len() > 1 => {
-                let (one, other) = questions.split_at(questions.len() / 2);
-                let mut answers = self.answers(purpose, one)?;
-                answers.extend(self.answers(purpose, other)?);
-                Ok(answers)
-            }
-            Err(_) => Ok(vec![None]),
-        }
+        Ok(answers)
     }
 
     /// Runs a query and returns its rows as text.

@@ -70,8 +70,10 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
 
 fn init(directory: &Path, mut typed: cli::Init, log: &Log) -> Result<u8> {
     let urls = [("SOURCE_URL", typed.source_url.take()), ("DEST_URL", typed.dest_url.take())];
-    let lines: String =
-        urls.into_iter().filter_map(|(name, url)| Some(config::dotenv_line(name, &url?))).collect();
+    let lines: String = urls
+        .into_iter()
+        .filter_map(|(name, url)| Some(config::dotenv_line(name, &url?)))
+        .collect::<Result<_>>()?;
     let file = directory.join(".env");
     let missing = !file.exists();
     if !lines.is_empty() && !missing {
@@ -79,9 +81,12 @@ fn init(directory: &Path, mut typed: cli::Init, log: &Log) -> Result<u8> {
             .hint("say in it where the servers are, and leave the flags out"));
     }
     if !lines.is_empty() {
+        // Looked at before anything is written.
+        config::understand(&lines)?;
         write_env(&file, &lines)?;
     } else if missing && std::io::stdin().is_terminal() {
-        write_env(&file, &questions::ask()?)?;
+        let interrupt = Interrupt::listen()?;
+        write_env(&file, &questions::ask(&interrupt)?)?;
     }
     let source = config::load_source(directory, &environment()).map_err(|error| {
         let said = "write `.env`, or run `init` on a terminal, which asks for what is missing";
@@ -236,7 +241,9 @@ fn signalled(interrupt: &Interrupt) -> Option<u8> {
 /// Tells everybody who wants to know how a sync ended. None of that changes its exit code.
 fn tell(pipeline: &Pipeline, report: &Report, log: &Log) {
     let (runs, recorded) = runs::record(&pipeline.directory, report);
-    let measured = pipeline.metrics.as_ref().map(|path| metrics::write(path, report, &runs));
+    let tables: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
+    let write = |path| metrics::write(path, &tables, report, &runs);
+    let measured = pipeline.metrics.as_deref().map(write);
     for failed in [Some(recorded), measured].into_iter().flatten().filter_map(Result::err) {
         log.warning(None, &failed.one_line());
     }

@@ -1,5 +1,6 @@
 //! How a sync ended, in the text format of Prometheus, for node_exporter's textfile collector.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -14,8 +15,16 @@ use crate::state::{self, Lasting};
 const PREFIX: &str = "incremental_replication";
 
 /// Replaces the file in one step: whoever reads it sees the old one or the new one.
-pub fn write(path: &Path, report: &Report, runs: &Runs) -> Result<()> {
-    state::replace(path, &text(report, runs), Lasting::Perhaps).map_err(|error| {
+///
+/// Fails where something stands there that is no file: that would be gone.
+pub fn write(path: &Path, tables: &[&str], report: &Report, runs: &Runs) -> Result<()> {
+    if path.exists() && !path.is_file() {
+        let path = path.display();
+        return Err(Error::table(format!("METRICS_FILE `{path}` is there, and is not a file")));
+    }
+    // A link goes on leading to where it leads.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    state::replace(path, &text(tables, report, runs), Lasting::Perhaps).map_err(|error| {
         Error::table(format!("cannot write METRICS_FILE `{}`", path.display())).caused_by(&error)
     })
 }
@@ -26,9 +35,10 @@ struct Metric<'a> {
     help: &'a str,
 }
 
-/// The whole text.
+/// The whole text. `tables` are all tables of the pipeline, by their names at the destination: those
+/// that were not in this run stay as fresh as they were.
 #[must_use]
-pub fn text(report: &Report, runs: &Runs) -> String {
+pub fn text(tables: &[&str], report: &Report, runs: &Runs) -> String {
     let mut text = String::new();
     let pipeline = escaped(&report.pipeline);
     let mut of_run = |name, help, value: String| {
@@ -41,39 +51,51 @@ pub fn text(report: &Report, runs: &Runs) -> String {
     of_run("end_timestamp_seconds", "When it ended.", seconds(report.finished_at));
     let duration = report.finished_at.duration_since(report.started_at).as_secs_f64();
     of_run("duration_seconds", "How long it took.", format!("{duration:.3}"));
-    let tables = report.tables.len();
-    of_run("tables", "How many tables it had.", tables.to_string());
+    let number = report.tables.len();
+    of_run("tables", "How many tables it had.", number.to_string());
 
-    let mut of_tables = |name, help, value: &dyn Fn(&TableReport) -> Option<String>| {
+    let mut of_tables = |name, help, tables: &[&str], value: &dyn Fn(&str) -> Option<String>| {
         head(&mut text, &Metric { name, help });
-        for table in &report.tables {
+        for table in tables {
             let Some(value) = value(table) else { continue };
-            let name_of_table = escaped(&table.name);
+            let label = escaped(table);
             let _ = writeln!(
                 text,
-                "{PREFIX}_{name}{{pipeline=\"{pipeline}\",table=\"{name_of_table}\"}} {value}"
+                "{PREFIX}_{name}{{pipeline=\"{pipeline}\",table=\"{label}\"}} {value}"
             );
         }
     };
-    let last = |table: &TableReport| runs.tables.get(&table.name)?.succeeded_at;
-    of_tables("table_success", "Whether the table was synced in the last run.", &|table| {
-        Some(u8::from(table.error.is_none() && table.row_count.is_some()).to_string())
-    });
-    of_tables("table_last_success_timestamp_seconds", "When it was last synced.", &|table| {
+    let reports: BTreeMap<&str, &TableReport> =
+        report.tables.iter().map(|table| (&*table.destination_name, table)).collect();
+    let in_run: Vec<&str> = report.tables.iter().map(|table| &*table.destination_name).collect();
+    let of_run = |table: &str| reports.get(table).copied();
+    let last = |table: &str| runs.tables.get(table)?.succeeded_at;
+    of_tables(
+        "table_success",
+        "Whether the table was synced in the last run.",
+        &in_run,
+        &|table| {
+            let table = of_run(table)?;
+            Some(u8::from(table.error.is_none() && table.row_count.is_some()).to_string())
+        },
+    );
+    let help = "When the last sync of it began that succeeded.";
+    of_tables("table_last_success_timestamp_seconds", help, tables, &|table| {
         last(table).map(seconds)
     });
-    of_tables("table_freshness_seconds", "How long ago that was when the run ended.", &|table| {
+    let help = "How long ago that was when the run ended.";
+    of_tables("table_freshness_seconds", help, tables, &|table| {
         let age = report.finished_at.duration_since(last(table)?).as_secs_f64();
         Some(format!("{:.3}", age.max(0.0)))
     });
-    of_tables("table_duration_seconds", "How long its sync took.", &|table| {
-        Some(format!("{:.3}", table.duration.as_secs_f64()))
+    of_tables("table_duration_seconds", "How long its sync took.", &in_run, &|table| {
+        Some(format!("{:.3}", of_run(table)?.duration.as_secs_f64()))
     });
-    of_tables("table_rows", "How many rows were copied or merged.", &|table| {
-        table.row_count.map(|rows| rows.to_string())
+    of_tables("table_rows", "How many rows were copied or merged.", &in_run, &|table| {
+        of_run(table)?.row_count.map(|rows| rows.to_string())
     });
-    of_tables("table_deleted_rows", "How many rows were removed or marked.", &|table| {
-        Some(table.deleted_count.to_string())
+    of_tables("table_deleted_rows", "How many rows were removed or marked.", &in_run, &|table| {
+        Some(of_run(table)?.deleted_count.to_string())
     });
     text
 }

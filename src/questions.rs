@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use incremental_replication::config::{self, Side};
 use incremental_replication::error::{Error, Result};
+use incremental_replication::interrupt::Interrupt;
 
 /// What is asked about each server: the variable's end, the words, and what Enter stands for.
 const QUESTIONS: [(&str, &str, Option<&str>); 6] = [
@@ -17,7 +18,11 @@ const QUESTIONS: [(&str, &str, Option<&str>); 6] = [
 ];
 
 /// Asks everything and returns the text of `.env`.
-pub(crate) fn ask() -> Result<String> {
+pub(crate) fn ask(interrupt: &Interrupt) -> Result<String> {
+    let _shown_again = interrupt.on_signal(|| {
+        stty("echo");
+        std::process::exit(130);
+    });
     let mut text = String::new();
     for side in [Side::Source, Side::Destination] {
         let role = if side == Side::Source { "only read" } else { "written" };
@@ -25,7 +30,7 @@ pub(crate) fn ask() -> Result<String> {
         for (end, words, default) in QUESTIONS {
             let answer = answer(words, default, end == "PASSWORD")?;
             if !answer.is_empty() {
-                text += &config::dotenv_line(&format!("{}_{end}", side.prefix()), &answer);
+                text += &config::dotenv_line(&format!("{}_{end}", side.prefix()), &answer)?;
             }
         }
     }

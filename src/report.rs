@@ -230,6 +230,12 @@ pub fn counted(number: u64, noun: &str) -> String {
 pub struct TableReport {
     /// Its name at the source.
     pub name: String,
+    /// Its name at the destination, which no other table has.
+    #[serde(skip)]
+    pub destination_name: String,
+    /// The moment since when the destination may lack what the source has.
+    #[serde(skip)]
+    pub as_of: Timestamp,
     /// What was done.
     pub sync_type: SyncType,
     /// How many rows were copied or merged; none where the table failed.
@@ -370,6 +376,8 @@ mod tests {
     fn table(name: &str, sync_type: SyncType, rows: u64, error: Option<Error>) -> TableReport {
         TableReport {
             name: name.to_owned(),
+            destination_name: name.to_owned(),
+            as_of: Timestamp::UNIX_EPOCH,
             sync_type,
             row_count: error.is_none().then_some(rows),
             deleted_count: 0,

@@ -17,7 +17,7 @@ use crate::state::{self, Lasting};
 /// In the folder of state files; no table's file has a dot in its name.
 const FILE: &str = "last.run.json";
 
-/// The last runs, by the tables' names at the source.
+/// The last runs, by the tables' names at the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runs {
     /// When the last of them ended.
@@ -33,7 +33,7 @@ pub struct Runs {
 pub struct LastRun {
     /// When it was tried last.
     pub tried_at: Option<Timestamp>,
-    /// When a sync of it last succeeded.
+    /// When the last sync of it began that succeeded.
     pub succeeded_at: Option<Timestamp>,
     /// Why the last one failed, if it did.
     pub error: Option<String>,
@@ -77,11 +77,11 @@ impl Runs {
             if locked || untried {
                 continue;
             }
-            let last = self.tables.entry(table.name.clone()).or_default();
+            let last = self.tables.entry(table.destination_name.clone()).or_default();
             last.tried_at = Some(report.finished_at);
             last.error = table.error.as_ref().map(Error::one_line);
             if last.error.is_none() {
-                last.succeeded_at = last.tried_at;
+                last.succeeded_at = Some(table.as_of);
             }
         }
         self
@@ -100,6 +100,8 @@ mod tests {
         let at = Timestamp::from_second(second).unwrap();
         let table = |(name, error): &(&str, Option<Error>)| TableReport {
             name: (*name).to_owned(),
+            destination_name: (*name).to_owned(),
+            as_of: at,
             sync_type: SyncType::Incremental,
             row_count: error.is_none().then_some(1),
             deleted_count: 0,

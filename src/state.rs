@@ -71,16 +71,13 @@ pub fn remember(
     Ok(Found { remembered, receipt: found, file_repeats_it, warnings })
 }
 
-/// Whether the state file repeats the receipt; `None` where it says something else, or there is
-/// something to be said about it.
+/// Whether the state file repeats the receipt, and there is nothing to be said or done about it.
 #[must_use]
-pub fn repeats(directory: &Path, table: &str, receipt: &Receipt) -> Option<bool> {
+pub fn repeats(directory: &Path, table: &str, receipt: &Receipt) -> bool {
     let mut warnings = Vec::new();
-    match read_file(directory, table, &mut warnings) {
-        Ok(None) if warnings.is_empty() => Some(false),
-        Ok(Some(file)) if file.progress == receipt.progress => Some(file == *receipt),
-        _ => None,
-    }
+    let file = read_file(directory, table, &mut warnings);
+    let half_written = temporary(&directory.join(file_name(table))).exists();
+    !half_written && warnings.is_empty() && file.is_ok_and(|file| file.as_ref() == Some(receipt))
 }
 
 fn said(watermark: Option<&str>) -> &str {
@@ -273,7 +270,12 @@ impl<'a> Nameless<'a> {
     }
 
     fn rename(self) -> std::io::Result<()> {
-        fs::rename(temporary(self.path), self.path)?;
+        let temporary = temporary(self.path);
+        if let Err(error) = fs::rename(&temporary, self.path) {
+            // What cannot be renamed may still be removed; the error says the rest.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
         match self.path.parent() {
             Some(folder) if self.lasting == Lasting::Surely => File::open(folder)?.sync_all(),
             _ => Ok(()),

@@ -31,7 +31,7 @@ pub fn read(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Status> {
     let runs = runs::read(&pipeline.directory);
     let status = |rule: &Rule| {
         let name = &rule.destination_name;
-        let last = runs.tables.get(&rule.name).cloned().unwrap_or_default();
+        let last = runs.tables.get(name).cloned().unwrap_or_default();
         let (receipt, unreadable) = match found.remove(name).transpose() {
             Ok(receipt) => (receipt, None),
             Err(error) => (None, Some(error.one_line())),

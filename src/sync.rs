@@ -103,6 +103,8 @@ pub fn run(
 fn untouched(rule: &Rule) -> TableReport {
     TableReport {
         name: rule.name.clone(),
+        destination_name: rule.destination_name.clone(),
+        as_of: Timestamp::now(),
         sync_type: SyncType::Skipped,
         row_count: None,
         deleted_count: 0,
@@ -122,6 +124,8 @@ struct Run<'a> {
     /// The first worker's sessions.
     connections: Connections<'a>,
     marks: Marks,
+    /// When idle tables began to be looked for.
+    looked_at: Timestamp,
     idle: Idle,
     /// What the source's catalog said of the tables when the run started.
     tables: BTreeMap<String, SourceTable>,
@@ -154,6 +158,9 @@ impl<'a> Run<'a> {
             prepare(pipeline, source, destination, rules, log)
         })?;
         crash::at("marks-taken");
+        // A server that goes away from here on is waited for in the tables' own turns.
+        let pg_dump = Installed::for_server(connections.both()?.0.server.version);
+        let looked_at = Timestamp::now();
         let found = idle::find(pipeline, request, (rules, &tables), &marks, &mut connections, log);
         let idle = match found {
             Err(error) if error.kind == Kind::Interrupted => return Err(error),
@@ -165,7 +172,6 @@ impl<'a> Run<'a> {
             }
             Ok(idle) => idle,
         };
-        let pg_dump = Installed::for_server(connections.both()?.0.server.version);
         let tables = tables.into_iter().map(|table| (table.name.name.clone(), table)).collect();
         Ok(Self {
             pipeline,
@@ -175,6 +181,7 @@ impl<'a> Run<'a> {
             rules,
             connections,
             marks,
+            looked_at,
             idle,
             tables,
             pg_dump,
@@ -270,7 +277,8 @@ impl<'a> Run<'a> {
         connections: &mut Connections,
         report: &mut TableReport,
     ) -> Result<u64> {
-        if let Some(reason) = self.idle.get(&rule.name) {
+        if let Some(reason) = self.idle.get(&rule.destination_name) {
+            report.as_of = self.looked_at;
             table::begin(self.log, report, SyncType::Incremental, reason);
             return Ok(0);
         }

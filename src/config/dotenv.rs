@@ -22,14 +22,18 @@ pub(super) fn read(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, 
     }
 }
 
-/// The line that gives a variable its value, quoted by the quote that it does not contain.
-pub(super) fn line(name: &str, value: &str) -> String {
-    let quote = ['\'', '"', '`'].into_iter().find(|quote| !value.contains(*quote));
-    match quote {
-        Some(quote) => format!("{name}={quote}{value}{quote}\n"),
-        // With all three in it, it can only stand as it is.
-        None => format!("{name}={value}\n"),
-    }
+/// The line that gives a variable its value; none where no way of writing it says the same.
+pub(super) fn line(name: &str, value: &str) -> Option<String> {
+    let written = ["'", "`", "\"", ""].map(|quote| format!("{name}={quote}{value}{quote}\n"));
+    written.into_iter().find(|line| {
+        let mut mistakes = Vec::new();
+        // A quote that is not closed would swallow what follows.
+        let read = parse(&format!("{line}NEXT='x'\n"), &mut mistakes);
+        mistakes.is_empty()
+            && read.len() == 2
+            && read.get(name).is_some_and(|read| read == value)
+            && read.get("NEXT").is_some_and(|next| next == "x")
+    })
 }
 
 /// The variables of a file's text. A line that is not `NAME=value` is a mistake, named by its
@@ -195,6 +199,21 @@ mod tests {
         #[test]
         fn a_value_in_single_quotes_comes_back_as_it_was(value in "[^'\\\\\r]{0,20}") {
             prop_assert_eq!(value_of(&format!("A='{value}'")), value);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_line_that_is_written_is_read_as_it_was_meant(value in "[ -~]{0,12}|[a\\\\'\"`# \n$]{0,6}|\\PC{0,8}") {
+            if let Some(line) = line("A", &value) {
+                let read = parse(&format!("B=1\n{line}C=2\n"), &mut Vec::new());
+                prop_assert_eq!(read.get("A"), Some(&value));
+                prop_assert_eq!(read.len(), 3);
+            } else {
+                prop_assert!(value.contains(['\'', '"', '`', '\\', '\n', '\r']), "{:?} can be written", value);
+            }
         }
     }
 }

@@ -59,6 +59,11 @@ pub(super) fn interpret(
         .map_or_else(|| name_of_directory(directory), str::to_owned);
     // Cron starts in another directory than people do.
     let metrics = present(variables, "METRICS_FILE").map(|path| directory.join(path));
+    let ours = [".env", super::TABLES_FILE].map(|name| directory.join(name));
+    if metrics.as_ref().is_some_and(|path| ours.contains(path)) {
+        mistakes
+            .push("`METRICS_FILE` names a file of the pipeline, which would be gone".to_owned());
+    }
     let (source, destination, webhook) = (source?, destination?, webhook.ok()?);
     Some(Settings { pipeline, source, destination, webhook, metrics })
 }

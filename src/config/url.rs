@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::TlsMode;
 use crate::error::did_you_mean;
 
 /// What may follow the `?`, and the variable each stands for.
@@ -72,6 +73,15 @@ fn parse(url: &str) -> Result<BTreeMap<&'static str, String>, String> {
         }
         None => location.split_once(':').unwrap_or((location, "")),
     };
+    // What is looked at here is not repeated: it may be a piece of a password.
+    if database.contains(['/', '@']) || query.contains('@') {
+        return Err(
+            "has a `/`, `?` or `@` in the user or the password that is not escaped".to_owned()
+        );
+    }
+    if !port.chars().all(|digit| digit.is_ascii_digit()) {
+        return Err("has a port that is not a number".to_owned());
+    }
     let mut parts = BTreeMap::new();
     let written = [
         ("HOST", host),
@@ -95,7 +105,12 @@ fn parse(url: &str) -> Result<BTreeMap<&'static str, String>, String> {
             let key = if word { format!(" `{key}`") } else { String::new() };
             return Err(format!("has a parameter{key} that this tool does not know{near}"));
         };
-        parts.insert(named, decoded(value)?);
+        let value = decoded(value)?;
+        if *named == "SSLMODE" && TlsMode::NAMES.iter().all(|(name, _)| *name != value) {
+            let modes = TlsMode::NAMES.map(|(name, _)| name).join(", ");
+            return Err(format!("has an sslmode that is none of {modes}"));
+        }
+        parts.insert(named, value);
     }
     Ok(parts)
 }
@@ -166,6 +181,10 @@ mod tests {
             ("postgres://u:hun%ff2@h/d", "UTF-8"),
             ("postgres://u@h/d?sslmod=require", "did you mean `sslmode`?"),
             ("postgres://u@h/d?hunter2-x", "has a parameter that"),
+            ("postgres://u:hunter/2@h/d", "not escaped"),
+            ("postgres://u:hunter?2=3@h/d", "not escaped"),
+            ("postgres://u@h:hunter2/d", "not a number"),
+            ("postgres://u@h/d?sslmode=hunter2", "sslmode that is none of disable"),
         ] {
             let said = parse(url).unwrap_err();
             assert!(said.contains(why) && !said.contains("hunter"), "{url}: {said}");

@@ -117,9 +117,30 @@ pub fn lock_exclusively(first: &[String], tables: &[&Qualified]) -> String {
     )
 }
 
-/// Gives up soon on what somebody else holds, for questions that can wait until it is the table's
-/// turn. Until the end of the transaction.
-pub const HURRY: &str = "SET LOCAL lock_timeout = '200ms'";
+/// How long a question may take that can wait until it is the table's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A moment.
+    Short,
+    /// As long as it takes.
+    Long,
+}
+
+/// A question in a transaction of its own, which gives up soon on what somebody else holds.
+#[must_use]
+pub fn alone(question: &str, patience: Patience) -> String {
+    let limit = match patience {
+        Patience::Short => "2s",
+        Patience::Long => "0",
+    };
+    format!(
+        "BEGIN;\nSET LOCAL lock_timeout = '200ms';\nSET LOCAL statement_timeout = '{limit}';\n\
+         {question};\nCOMMIT;\n"
+    )
+}
+
+/// Of how many statements that consists; the question is the last but one.
+pub const STATEMENTS_ALONE: usize = 5;
 
 /// Marks the point to which a failed attempt goes back.
 pub const SAVEPOINT: &str = "SAVEPOINT attempt";

@@ -22,18 +22,20 @@ use crate::fault::{Fault, planted};
 use crate::plan::{self, Decision, Merge, Remembered};
 use crate::receipt::Receipt;
 use crate::report::Log;
-use crate::sql::{Qualified, session};
+use crate::sql::Qualified;
+use crate::sql::session::Patience;
 use crate::state;
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
 
-/// How many tables are locked at once, at most: another run may want them.
+/// How many tables are looked at together.
 const TABLES_AT_ONCE: usize = 100;
 
 /// A table that is read whole to find out whether anything in it is newer is only read for that
 /// purpose if it is no larger: what is found has to be read once more.
 const SMALL_BYTES: u64 = 8 << 20;
 
-/// The tables that need nothing, and why, as the second half of a sentence.
+/// The tables that need nothing, by their names at the destination, and why, as the second half of a
+/// sentence.
 pub(super) type Idle = BTreeMap<String, String>;
 
 /// Finds the tables that need nothing. `tables` is what the source's catalog says of them.
@@ -57,106 +59,80 @@ pub(super) fn find(
     };
     let candidates: Vec<&Rule> = rules.iter().filter(incremental).copied().collect();
     for rules in candidates.chunks(TABLES_AT_ONCE) {
-        let locked = Locked::take(pipeline, rules, connections)?;
-        let asked = locked.questions(pipeline, tables, marks, connections)?;
-        let (source, destination) = connections.both()?;
+        let all: Vec<(&Rule, Qualified)> = rules
+            .iter()
+            .map(|rule| {
+                (*rule, Qualified::new(&pipeline.destination.schema, &rule.destination_name))
+            })
+            .collect();
+        let asked = questions(pipeline, &all, tables, marks, connections)?;
+        let (source, _) = connections.both()?;
         let questions: Vec<String> = asked.iter().map(|asked| asked.question.clone()).collect();
         for question in &questions {
             log.debug(None, &format!("source: {question}"));
         }
-        let answers = source.answers("look for newer rows", &questions)?;
+        let answers = source.answers("look for newer rows", &questions, Patience::Short)?;
         for (asked, answer) in asked.into_iter().zip(answers) {
             let none = answer.as_deref() == Some(&[vec![Some("f".to_owned())]]);
             if none || planted(Fault::NewerOverlooked) {
-                if let Some(receipt) = asked.to_repeat {
-                    state::write_file(&pipeline.directory, asked.table, &receipt)?;
-                }
-                idle.insert(asked.rule.name.clone(), asked.reason);
+                idle.insert(asked.table.to_owned(), asked.reason);
             }
-        }
-        let names: Vec<&Qualified> = locked.0.iter().map(|(_, table)| table).collect();
-        if !names.is_empty() {
-            destination.run("unlock the tables", &session::unlock(&names))?;
         }
     }
     Ok(idle)
 }
 
-/// Rules whose tables are locked.
-struct Locked<'a>(Vec<(&'a Rule, Qualified)>);
-
 /// A table that is idle if the source says that it has no newer row.
 struct Asked<'a> {
-    rule: &'a Rule,
     table: &'a str,
     question: String,
     reason: String,
-    /// The receipt that its state file is to repeat.
-    to_repeat: Option<Receipt>,
 }
 
-impl<'a> Locked<'a> {
-    fn take(
-        pipeline: &Pipeline,
-        rules: &[&'a Rule],
-        connections: &mut Connections,
-    ) -> Result<Self> {
-        let name = |rule: &&'a Rule| {
-            (*rule, Qualified::new(&pipeline.destination.schema, &rule.destination_name))
-        };
-        let all: Vec<(&Rule, Qualified)> = rules.iter().map(name).collect();
-        let names: Vec<&Qualified> = all.iter().map(|(_, table)| table).collect();
-        let (_, destination) = connections.both()?;
-        let row = destination.rows("lock the tables", &session::try_lock(&names))?.pop();
-        let locked = all.into_iter().zip(row.unwrap_or_default());
-        Ok(Self(
-            locked.filter(|(_, got)| got.as_deref() == Some("t")).map(|(one, _)| one).collect(),
-        ))
-    }
-
-    /// What to ask the source about each of them that may be idle.
-    fn questions(
-        &self,
-        pipeline: &Pipeline,
-        tables: &[SourceTable],
-        marks: &Marks,
-        connections: &mut Connections,
-    ) -> Result<Vec<Asked<'_>>> {
-        let schema = &pipeline.destination.schema;
-        let names: Vec<&str> = self.0.iter().map(|(_, table)| table.name.as_str()).collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (source, destination) = connections.both()?;
-        let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
-        let mut receipts: BTreeMap<String, Receipt> =
-            receipts.into_iter().filter_map(|(table, found)| Some((table, found.ok()?))).collect();
-        let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
-        let all: Vec<&str> = names.into_iter().chain(staging.iter().map(String::as_str)).collect();
-        let mut here = catalog::destination_tables(destination, schema, &all)?;
-        let servers = (&source.server, &destination.server);
-        let asked = self.0.iter().filter_map(|(rule, table)| {
-            let receipt = receipts.remove(&table.name)?;
-            let there = tables.iter().find(|there| there.name.name == rule.name)?.clone();
-            question(pipeline, rule, table, (there, &mut here), receipt, marks, servers)
-        });
-        Ok(asked.collect())
-    }
+/// What to ask the source about each table that may be idle.
+///
+/// No lock is taken: where another run is at work on a table, this one sees what it has committed.
+fn questions<'a>(
+    pipeline: &Pipeline,
+    all: &'a [(&Rule, Qualified)],
+    tables: &[SourceTable],
+    marks: &Marks,
+    connections: &mut Connections,
+) -> Result<Vec<Asked<'a>>> {
+    let schema = &pipeline.destination.schema;
+    let names: Vec<&str> = all.iter().map(|(_, table)| table.name.as_str()).collect();
+    let (source, destination) = connections.both()?;
+    let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
+    let mut receipts: BTreeMap<String, Receipt> =
+        receipts.into_iter().filter_map(|(table, found)| Some((table, found.ok()?))).collect();
+    let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
+    let relations: Vec<&str> =
+        names.into_iter().chain(staging.iter().map(String::as_str)).collect();
+    let mut here = catalog::destination_tables(destination, schema, &relations)?;
+    let servers = (&source.server, &destination.server);
+    let asked = all.iter().filter_map(|(rule, table)| {
+        let receipt = receipts.remove(&table.name)?;
+        let there = tables.iter().find(|there| there.name.name == rule.name)?.clone();
+        question(pipeline, rule, table, (there, &mut here), &receipt, marks, servers)
+    });
+    Ok(asked.collect())
 }
 
 /// What to ask the source about a table, if it may be idle.
 fn question<'a>(
     pipeline: &Pipeline,
-    rule: &'a Rule,
+    rule: &Rule,
     table: &'a Qualified,
     (there, here): (SourceTable, &mut BTreeMap<String, DestinationTable>),
-    receipt: Receipt,
+    receipt: &Receipt,
     marks: &Marks,
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
     let small = there.estimated_bytes <= SMALL_BYTES;
-    state::forget_half_written(&pipeline.directory, &table.name);
-    let file_repeats_it = state::repeats(&pipeline.directory, &table.name, &receipt)?;
+    // Writing a file, or removing one, is for who holds the table's lock.
+    if !state::repeats(&pipeline.directory, &table.name, receipt) {
+        return None;
+    }
     let facts = Facts::of(rule, table, there, here, (source, destination)).ok()?;
     let situation = facts.situation(rule, table, false);
     let key = situation.shape.key.as_ref();
@@ -189,10 +165,8 @@ fn question<'a>(
     };
     let plan = plan::incremental(&situation, merge);
     plan.nothing_if_empty.then(|| Asked {
-        rule,
         table: &table.name,
         question: selection.any(),
         reason: plan.reason,
-        to_repeat: (!file_repeats_it).then_some(receipt),
     })
 }

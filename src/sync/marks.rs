@@ -9,6 +9,7 @@ use crate::db::Session;
 use crate::error::Result;
 use crate::plan;
 use crate::report::Log;
+use crate::sql::session::Patience;
 use crate::table::SourceTable;
 use crate::watermark::{Activity, Mark};
 
@@ -59,7 +60,8 @@ impl Marks {
         Ok(marks)
     }
 
-    /// The mark of a table. There is none where it holds no key, and none where the table was
+    /// The mark of a table, by its name at the destination: one source may be copied by several keys.
+    /// There is none where it holds no key, and none where the table was
     /// made again since: what was true of the old one's keys is not of the new one's.
     pub(super) fn of(&self, table: &str, oid: u32) -> Option<Mark> {
         let greatest = self.keys.get(table).filter(|greatest| greatest.oid == oid)?;
@@ -97,16 +99,17 @@ fn greatest_keys(
     tables: &[SourceTable],
     rules: &[&Rule],
 ) -> Result<BTreeMap<String, Greatest>> {
-    let with_key = |table: &SourceTable| {
-        let rule = rules.iter().find(|rule| rule.name == table.name.name)?;
+    let with_key = |rule: &&Rule| {
+        let table = tables.iter().find(|table| table.name.name == rule.name)?;
         // What does not fit is said when it is the table's turn; the type of columns at the
         // destination does not matter here.
         let key = plan::shape(rule, table, u32::MAX).ok()?.key?;
-        Some((rule.name.clone(), table.oid, key.greatest(&table.name)))
+        Some((rule.destination_name.clone(), table.oid, key.greatest(&table.name)))
     };
-    let wanted: Vec<_> = tables.iter().filter_map(with_key).collect();
+    let wanted: Vec<_> = rules.iter().filter_map(with_key).collect();
     let questions: Vec<String> = wanted.iter().map(|(_, _, question)| question.clone()).collect();
-    let answers = source.answers("read the greatest replication keys", &questions)?;
+    let purpose = "read the greatest replication keys";
+    let answers = source.answers(purpose, &questions, Patience::Long)?;
     // Without an answer the table holds no key, or may not be read; its own turn says so.
     let found = wanted.into_iter().zip(answers).filter_map(|((name, oid, _), rows)| {
         let key = rows?.pop()?.pop()??;

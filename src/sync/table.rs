@@ -331,7 +331,7 @@ pub(super) fn next_receipt(
     (server, marks): (&Server, &Marks),
 ) -> Receipt {
     let source = situation.source;
-    let mark = marks.of(&source.name.name, source.oid);
+    let mark = marks.of(&situation.table.name, source.oid);
     let watermark = before.watermark.advance(mark, &marks.still_active);
     Receipt {
         version: VERSION,

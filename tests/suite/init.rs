@@ -158,6 +158,14 @@ fn a_url_with_a_password_in_escapes_connects_and_is_never_shown() {
 }
 
 #[test]
+fn a_wrong_url_is_refused_before_anything_is_written() {
+    let case = shop();
+    fs::remove_file(case.path().join(".env")).unwrap();
+    case.run(&["init", "--source-url", "postgres://u:hunter/2@h/d"]).expect(2).says("not escaped");
+    assert!(!case.path().join(".env").exists());
+}
+
+#[test]
 fn a_person_at_a_terminal_is_asked() {
     let mut case = shop();
     fs::remove_file(case.path().join(".env")).unwrap();

@@ -217,3 +217,68 @@ fn rows_of_many_megabytes_arrive_as_they_are() {
         equal(&mut case);
     }
 }
+
+#[test]
+fn a_table_that_is_copied_twice_has_watermarks_of_its_own_for_each_copy() {
+    let setup = "CREATE TABLE orders (id int PRIMARY KEY, n int, region text);
+         INSERT INTO orders SELECT n, 1000000 + n, 'eu' FROM generate_series(1, 50) n;";
+    let to = |key: &str, name: &str, filter: Option<&str>| {
+        let rule = json!({"name": "orders", "replication_key": key, "destination_name": name});
+        with(rule, &json!({ "where": filter }))
+    };
+    let rules = json!([
+        to("n", "by_n", None),
+        to("id", "by_id", None),
+        to("xmin", "europe", Some("region = 'eu'")),
+        to("xmin", "america", Some("region = 'us'")),
+    ]);
+    let mut case = Case::new(setup, &rules);
+    case.write_env("METRICS_FILE=shop.prom");
+    case.sync();
+    case.sync();
+    case.at_source("INSERT INTO orders VALUES (2001, 3000000, 'us')");
+    case.sync();
+    for table in ["by_n", "by_id"] {
+        assert_eq!(case.ask(&format!("SELECT count(*) FROM {table}")), ["51"], "{table}");
+    }
+    assert_eq!(case.ask("SELECT id FROM america"), ["2001"]);
+    assert_eq!(case.ask("SELECT count(*) FROM europe"), ["50"]);
+    case.at_source("INSERT INTO orders VALUES (2002, 1, 'eu')");
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM by_id"), ["52"]);
+    assert_eq!(case.ask("SELECT count(*) FROM europe"), ["51"]);
+    let metrics = case.read("shop.prom");
+    let mut series: Vec<&str> = metrics
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|l| l.contains('{'))
+        .collect();
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all, "a series stands there twice: {metrics}");
+}
+
+#[test]
+fn a_slow_question_holds_no_other_tables_lock() {
+    let mut rules = rules(3);
+    rules[1]["where"] = json!("pg_sleep(0.2) IS NOT NULL");
+    let case = Case::new(&setup(3), &rules);
+    case.sync();
+    case.sync();
+    let child = case.start(&["sync"]);
+    let mut others = case.another_source();
+    let started = std::time::Instant::now();
+    let mut held = false;
+    while started.elapsed() < std::time::Duration::from_secs(20) && !held {
+        let asking = "SELECT pid FROM pg_stat_activity WHERE application_name = 'incremental-replication' \
+                      AND datname = current_database() AND wait_event = 'PgSleep'";
+        held = !judge::column(&mut others, asking).is_empty();
+    }
+    assert!(held, "the slow question was never seen");
+    let locks = "SELECT c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+                 WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND c.relname IN ('t_000', 't_002')";
+    assert_eq!(judge::column(&mut others, locks), [""; 0]);
+    Run::from(child.wait_with_output().unwrap()).expect(0);
+}

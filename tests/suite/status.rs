@@ -149,6 +149,18 @@ fn the_metrics_say_what_happened_and_are_replaced_in_one_step() {
     case.write_env("METRICS_FILE=shop.prom\nSOURCE_PORT=1");
     case.sync_fails(3);
     assert_eq!(metric(&case.read("shop.prom"), "success", "shop"), Some(0.0));
+    // Other tables stay as fresh as they were.
+    case.write_env("METRICS_FILE=shop.prom");
+    case.run(&["sync", "--table", "orders"]).expect(0);
+    let text = case.read("shop.prom");
+    assert_eq!(metric(&text, "table_rows", "customers"), None);
+    assert!(metric(&text, "table_last_success_timestamp_seconds", "customers").is_some());
+    // What is no file stays what it is, and the pipeline's own files are not written over.
+    std::fs::create_dir(case.path().join("folder")).unwrap();
+    case.write_env("METRICS_FILE=folder");
+    case.run(&["sync", "--table", "orders"]).expect(0).says("is not a file");
+    case.write_env("METRICS_FILE=tables-config.json");
+    case.sync_fails(2).says("`METRICS_FILE` names a file of the pipeline");
     // Nor is a file that cannot be written a reason to fail.
     case.write_env("METRICS_FILE=/nowhere/shop.prom");
     case.at_source("ALTER TABLE clients RENAME TO customers");
