@@ -29,13 +29,14 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 /// By these words pg_dump tells what passes: it lost the server, or with it the session that
 /// exported the snapshot, or somebody who wants to alter the table stands between us, who hold a
 /// lock on it, and pg_dump, which wants one too.
-const PASSING: [&str; 6] = [
+const PASSING: [&str; 7] = [
     "LOCK TABLE",
     "server closed the connection",
     "terminating connection",
     "connection to server",
     "the database system is",
     "invalid snapshot identifier",
+    "SET TRANSACTION SNAPSHOT",
 ];
 
 /// As much as a pipe holds.

@@ -77,3 +77,13 @@ fn what_was_lost_in_a_crash_is_only_what_the_sync_had_written() {
         ],
     });
 }
+
+#[test]
+fn a_snapshot_that_is_gone_is_told_in_other_words_by_eighteen() {
+    replay(&Story {
+        majors: (18, 13),
+        settle: "50ms",
+        tables: vec![5483, 8462, 3343],
+        steps: vec![("sync_loses_its_sessions", 3750)],
+    });
+}
