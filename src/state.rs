@@ -71,13 +71,43 @@ pub fn remember(
     Ok(Found { remembered, receipt: found, file_repeats_it, warnings })
 }
 
-/// Whether the state file repeats the receipt, and there is nothing to be said or done about it.
+/// What a state file says beside a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The same.
+    Same,
+    /// Nothing: there is none.
+    Missing,
+    /// Something else, or there is something to be said or done about it.
+    Other,
+}
+
+/// Compares a table's state file with its receipt. Nothing is changed.
 #[must_use]
-pub fn repeats(directory: &Path, table: &str, receipt: &Receipt) -> bool {
+pub fn beside(directory: &Path, table: &str, receipt: &Receipt) -> Beside {
     let mut warnings = Vec::new();
     let file = read_file(directory, table, &mut warnings);
     let half_written = temporary(&directory.join(file_name(table))).exists();
-    !half_written && warnings.is_empty() && file.is_ok_and(|file| file.as_ref() == Some(receipt))
+    match file {
+        _ if half_written || !warnings.is_empty() => Beside::Other,
+        Ok(None) => Beside::Missing,
+        Ok(Some(file)) if file == *receipt => Beside::Same,
+        _ => Beside::Other,
+    }
+}
+
+/// Writes a file that is missing and has to repeat the receipt. Who does not hold the table's lock
+/// may do so: where another run has written one meanwhile, that one stays.
+pub fn write_missing(directory: &Path, table: &str, receipt: &Receipt) {
+    let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(directory.join(FOLDER))?;
+        let path = directory.join(file_name(table));
+        let mut file = File::options().write(true).create_new(true).open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    // The receipt counts without it, and the next sync that has something to do says what is wrong.
+    let _ = write();
 }
 
 fn said(watermark: Option<&str>) -> &str {

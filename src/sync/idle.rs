@@ -24,7 +24,7 @@ use crate::receipt::Receipt;
 use crate::report::Log;
 use crate::sql::Qualified;
 use crate::sql::session::Patience;
-use crate::state;
+use crate::state::{self, Beside};
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
 
 /// How many tables are looked at together.
@@ -75,6 +75,9 @@ pub(super) fn find(
         for (asked, answer) in asked.into_iter().zip(answers) {
             let none = answer.as_deref() == Some(&[vec![Some("f".to_owned())]]);
             if none || planted(Fault::NewerOverlooked) {
+                if let Some(receipt) = asked.missing {
+                    state::write_missing(&pipeline.directory, asked.table, &receipt);
+                }
                 idle.insert(asked.table.to_owned(), asked.reason);
             }
         }
@@ -87,6 +90,8 @@ struct Asked<'a> {
     table: &'a str,
     question: String,
     reason: String,
+    /// The receipt that its state file is missing to repeat.
+    missing: Option<Receipt>,
 }
 
 /// What to ask the source about each table that may be idle.
@@ -129,8 +134,9 @@ fn question<'a>(
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
     let small = there.estimated_bytes <= SMALL_BYTES;
-    // Writing a file, or removing one, is for who holds the table's lock.
-    if !state::repeats(&pipeline.directory, &table.name, receipt) {
+    // To change a file, or to remove one, is for who holds the table's lock.
+    let beside = state::beside(&pipeline.directory, &table.name, receipt);
+    if beside == Beside::Other {
         return None;
     }
     let facts = Facts::of(rule, table, there, here, (source, destination)).ok()?;
@@ -168,5 +174,6 @@ fn question<'a>(
         table: &table.name,
         question: selection.any(),
         reason: plan.reason,
+        missing: (beside == Beside::Missing).then(|| receipt.clone()),
     })
 }
