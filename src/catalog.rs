@@ -12,23 +12,21 @@ use crate::table::dependent::Dependents;
 use crate::table::{DestinationTable, Kind, SourceTable};
 use crate::watermark::Activity;
 
-/// Those of the named tables that the source has.
+/// Those of the named tables that the source has, by their names.
 pub fn source_tables(
     session: &mut Session,
     schema: &str,
     names: &[&str],
-) -> Result<Vec<SourceTable>> {
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    kept_documents(session, Question::SourceTables, schema, names)
+) -> Result<BTreeMap<String, SourceTable>> {
+    let tables: Vec<SourceTable> = kept_documents(session, Question::SourceTables, schema, names)?;
+    Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
 }
 
 /// The named table at the source.
 ///
 /// Fails with a suggestion where there is none.
 pub fn source_table(session: &mut Session, name: &Qualified) -> Result<SourceTable> {
-    match source_tables(session, &name.schema, &[&name.name])?.pop() {
+    match source_tables(session, &name.schema, &[&name.name])?.remove(&name.name) {
         Some(table) => Ok(table),
         None => Err(missing(session, name)?),
     }

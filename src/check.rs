@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::catalog;
-use crate::config::{Endpoint, InitialPath, Pipeline, Rule, Side};
+use crate::config::{Endpoint, InitialPath, Pipeline, ReplicationKey, Rule, Side};
 use crate::connections::two_places;
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
@@ -14,12 +14,9 @@ use crate::pg_dump::Installed;
 use crate::plan::{self, Decision, Situation};
 use crate::report::{About, Checkup, Finding, ToCopy, bytes};
 use crate::sql::copy::holds_null_key;
-use crate::sql::{Qualified, identifiers};
+use crate::sql::{self, Qualified, identifiers};
 use crate::state;
 use crate::table::{DestinationTable, SourceTable, staging_name};
-
-/// From this size on a table is large: what needs an index takes long without one.
-const LARGE_BYTES: u64 = 64 << 20;
 
 /// Looks at everything. What is found is no failure of the looking.
 ///
@@ -169,8 +166,7 @@ fn destination_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
 }
 
 fn pg_dump(pipeline: &Pipeline, source: &Session, checkup: &mut Checkup) {
-    let wanted = |rule: &&Rule| rule.initial == InitialPath::PgDump;
-    if pipeline.rules.iter().any(|rule| wanted(&rule)) {
+    if pipeline.rules.iter().any(|rule| rule.initial == InitialPath::PgDump) {
         let installed = Installed::for_server(source.server.version);
         match installed.unusable() {
             Some(why) => checkup.add(Finding::warning(
@@ -197,11 +193,7 @@ impl Tables<'_> {
         let Self { pipeline, .. } = self;
         let (from, into) = (&pipeline.source.schema, &pipeline.destination.schema);
         let names: Vec<&str> = pipeline.rules.iter().map(|rule| rule.name.as_str()).collect();
-        let there: BTreeMap<String, SourceTable> =
-            catalog::source_tables(self.source, from, &names)?
-                .into_iter()
-                .map(|table| (table.name.name.clone(), table))
-                .collect();
+        let there = catalog::source_tables(self.source, from, &names)?;
         let columns = inspect::columns(self.source, from)?;
         let own: Vec<String> = pipeline
             .rules
@@ -210,7 +202,7 @@ impl Tables<'_> {
             .collect();
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         let mut here = catalog::destination_tables(self.destination, into, &own)?;
-        let sql = crate::sql::inspect::owned_by_others(into, &own);
+        let sql = sql::inspect::owned_by_others(into, &own);
         for row in self.destination.rows("look for tables of others", &sql)? {
             if let [Some(name), Some(owner)] = &row[..] {
                 let error = Error::table(format!("`{into}.{name}` belongs to `{owner}`"));
@@ -281,12 +273,12 @@ impl Tables<'_> {
         if let Some(key) = &situation.shape.key {
             let column = columns.and_then(|table| table.column(&key.column));
             if column.is_some_and(|column| !column.indexed) {
-                let hint = crate::sql::inspect::create_index(name, &key.column);
+                let hint = sql::inspect::create_index(name, &key.column);
                 let said = format!(
                     "no index begins with the replication key `{}`, so each sync reads all of it",
                     key.column
                 );
-                found.push(if there.estimated_bytes >= LARGE_BYTES {
+                found.push(if there.is_large() {
                     Finding::warning(about(), &said, hint)
                 } else {
                     Finding::note(about(), &said, hint)
@@ -327,8 +319,7 @@ impl Tables<'_> {
         columns: Option<&Inspected>,
     ) -> Vec<Finding> {
         let about = || About::Table(rule.name.clone());
-        let Some(name) = rule.replication_key.as_ref().map(crate::config::ReplicationKey::name)
-        else {
+        let Some(name) = rule.replication_key.as_ref().map(ReplicationKey::name) else {
             return Vec::new();
         };
         let mut found = Vec::new();
@@ -423,8 +414,8 @@ impl Tables<'_> {
         found
     }
 
+    /// Whether the answer is yes, and comes soon.
     fn says_yes(&mut self, question: &str) -> bool {
-        inspect::briefly(self.source, question).and_then(|row| row.into_iter().next().flatten())
-            == Some("t".to_owned())
+        inspect::is_so(self.source, question) == Some(true)
     }
 }

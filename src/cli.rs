@@ -108,13 +108,20 @@ pub enum Command {
     Man,
 }
 
+/// Which tables.
+#[derive(Args, Debug)]
+struct Only {
+    /// Only this table; may be given several times
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+}
+
 /// How to sync.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Sync {
-    /// Only this table; may be given several times
-    #[arg(long = "table", value_name = "TABLE")]
-    tables: Vec<String>,
+    #[command(flatten)]
+    only: Only,
     /// Copy every table whole
     #[arg(long)]
     full_refresh: bool,
@@ -143,7 +150,16 @@ pub struct Sync {
 
 impl From<Sync> for Request {
     fn from(typed: Sync) -> Self {
-        let Sync { tables, full_refresh, reconcile, verify, jobs, shard, fail_fast, .. } = typed;
+        let Sync {
+            only: Only { tables },
+            full_refresh,
+            reconcile,
+            verify,
+            jobs,
+            shard,
+            fail_fast,
+            ..
+        } = typed;
         Self { tables, shard, full_refresh, reconcile, verify, jobs, fail_fast }
     }
 }
@@ -151,9 +167,8 @@ impl From<Sync> for Request {
 /// How to begin.
 #[derive(Args, Debug)]
 pub struct Init {
-    /// Only this table; may be given several times
-    #[arg(long = "table", value_name = "TABLE")]
-    tables: Vec<String>,
+    #[command(flatten)]
+    only: Only,
     /// Where the source is, for a new .env; better without a password, which others could see
     #[arg(long, value_name = "URL")]
     pub source_url: Option<String>,
@@ -167,7 +182,7 @@ pub struct Init {
 
 impl From<Init> for init::Request {
     fn from(typed: Init) -> Self {
-        Self { tables: typed.tables, force: typed.force }
+        Self { tables: typed.only.tables, force: typed.force }
     }
 }
 
@@ -175,9 +190,8 @@ impl From<Init> for init::Request {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Plan {
-    /// Only this table; may be given several times
-    #[arg(long = "table", value_name = "TABLE")]
-    tables: Vec<String>,
+    #[command(flatten)]
+    only: Only,
     /// As for a sync that copies every table whole
     #[arg(long)]
     full_refresh: bool,
@@ -194,7 +208,7 @@ pub struct Plan {
 
 impl From<Plan> for Request {
     fn from(typed: Plan) -> Self {
-        let Plan { tables, full_refresh, reconcile, .. } = typed;
+        let Plan { only: Only { tables }, full_refresh, reconcile, .. } = typed;
         Self { tables, full_refresh, reconcile, ..Self::default() }
     }
 }
@@ -202,9 +216,8 @@ impl From<Plan> for Request {
 /// How to verify.
 #[derive(Args, Debug)]
 pub struct Verify {
-    /// Only this table; may be given several times
-    #[arg(long = "table", value_name = "TABLE")]
-    tables: Vec<String>,
+    #[command(flatten)]
+    only: Only,
     /// Put right what differs, in one transaction a table
     #[arg(long)]
     repair: bool,
@@ -215,7 +228,7 @@ pub struct Verify {
 
 impl From<Verify> for verify::Request {
     fn from(typed: Verify) -> Self {
-        Self { tables: typed.tables, repair: typed.repair }
+        Self { tables: typed.only.tables, repair: typed.repair }
     }
 }
 

@@ -209,9 +209,8 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
         .hint("name the pipeline's directory with `-C DIR`"));
     }
     let mut mistakes = Vec::new();
-    let mut settings = dotenv::read(&directory.join(".env"), &mut mistakes);
-    settings.extend(environment.clone());
-    let settings = settings::interpret(&settings, directory, &mut mistakes);
+    let given = given(directory, environment, &mut mistakes);
+    let settings = settings::interpret(&given, directory, &mut mistakes);
     let rules = read_rules(&directory.join(TABLES_FILE), &mut mistakes);
     match settings {
         Some(settings) if mistakes.is_empty() => Ok(Pipeline {
@@ -225,6 +224,17 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
         }),
         _ => Err(all_mistakes(mistakes)),
     }
+}
+
+/// The variables of `.env`, and those of the environment, which beat them.
+fn given(
+    directory: &Path,
+    environment: &BTreeMap<String, String>,
+    mistakes: &mut Vec<String>,
+) -> BTreeMap<String, String> {
+    let mut given = dotenv::read(&directory.join(".env"), mistakes);
+    given.extend(environment.clone());
+    given
 }
 
 fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
@@ -253,9 +263,7 @@ pub(crate) fn rules_for_tests(text: &str) -> Vec<Rule> {
 /// Fails with every mistake found in what concerns the source.
 pub fn load_source(directory: &Path, environment: &BTreeMap<String, String>) -> Result<Endpoint> {
     let mut mistakes = Vec::new();
-    let mut settings = dotenv::read(&directory.join(".env"), &mut mistakes);
-    settings.extend(environment.clone());
-    match settings::source(&settings, &mut mistakes) {
+    match settings::source(&given(directory, environment, &mut mistakes), &mut mistakes) {
         Some(source) if mistakes.is_empty() => Ok(source),
         _ => Err(all_mistakes(mistakes)),
     }

@@ -1,5 +1,6 @@
 //! The two sessions of a run, made when they are needed and made again when they are gone.
 
+use std::thread;
 use std::time::Duration;
 
 use crate::config::{Endpoint, Pipeline};
@@ -33,13 +34,15 @@ impl<'a> Connections<'a> {
     /// The source's session and the destination's.
     pub fn both(&mut self) -> Result<(&mut Session, &mut Session)> {
         let Self { pipeline, interrupt, source, destination } = self;
-        std::thread::scope(|scope| {
-            let source = scope.spawn(|| alive(source, &pipeline.source, interrupt));
-            let destination = alive(destination, &pipeline.destination, interrupt);
-            let panicked = |_| Err(Error::bug("what connects to the source panicked"));
-            let source = source.join().unwrap_or_else(panicked)?;
-            Ok((source, destination?))
-        })
+        let gone = |slot: &Option<Session>| slot.as_ref().is_none_or(Session::is_closed);
+        if gone(source) && gone(destination) {
+            return side_by_side(
+                || alive(source, &pipeline.source, interrupt),
+                || alive(destination, &pipeline.destination, interrupt),
+            );
+        }
+        let source = alive(source, &pipeline.source, interrupt)?;
+        Ok((source, alive(destination, &pipeline.destination, interrupt)?))
     }
 
     /// Ends both sessions; locks, transactions and half-read results end with them.
@@ -79,7 +82,7 @@ impl<'a> Connections<'a> {
         work: impl FnOnce(&mut Session, &mut Session) -> Result<T>,
     ) -> Result<T> {
         let (source, destination) = self.both()?;
-        let locked = destination.value("lock the table", &session::try_lock(&[table]))?;
+        let locked = destination.value("lock the table", &session::try_lock(table))?;
         if locked.as_deref() != Some("t") && !planted(Fault::NotLocked) {
             return Err(Error::locked(format!("another run holds `{}`", table.plain())).hint(
                 "wait until it ends; its session is called `incremental-replication` in \
@@ -88,9 +91,23 @@ impl<'a> Connections<'a> {
         }
         crash::at("locked");
         let done = work(source, destination)?;
-        destination.run("unlock the table", &session::unlock(&[table]))?;
+        destination.run("unlock the table", &session::unlock(table))?;
         Ok(done)
     }
+}
+
+/// Does something on both sides at the same time, for either may be far away. Where both fail, the
+/// source's error counts.
+pub fn side_by_side<A: Send, B>(
+    source: impl FnOnce() -> Result<A> + Send,
+    destination: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    thread::scope(|scope| {
+        let source = scope.spawn(source);
+        let destination = destination();
+        let panicked = |_| Err(Error::bug("what was done at the source panicked"));
+        Ok((source.join().unwrap_or_else(panicked)?, destination?))
+    })
 }
 
 fn alive<'s>(

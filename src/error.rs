@@ -116,10 +116,15 @@ impl Error {
         self
     }
 
-    /// Says what to do about it where nobody has said so before.
+    /// Says how to see more of what a command did to a table, where nobody has said what to do.
     #[must_use]
-    pub fn or_hint(mut self, hint: impl FnOnce() -> String) -> Self {
-        self.hint = self.hint.or_else(|| Some(hint()));
+    pub fn or_look_closer(mut self, command: &str, table: &str) -> Self {
+        self.hint.get_or_insert_with(|| {
+            format!(
+                "run `incremental-replication -v {command} --table {table}` to see the statement; \
+                 the servers' own logs may say more"
+            )
+        });
         self
     }
 

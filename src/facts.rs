@@ -1,12 +1,12 @@
 //! What a plan for one table is made from, read from both servers.
 
 use std::collections::BTreeMap;
-use std::thread;
 
 use crate::catalog;
 use crate::config::Rule;
+use crate::connections::side_by_side;
 use crate::db::{Server, Session};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{self, Shape, Situation};
 use crate::receipt::Origin;
 use crate::sql::Qualified;
@@ -34,15 +34,11 @@ impl Facts {
         destination: &mut Session,
     ) -> Result<Self> {
         let names = [table.name.as_str(), &staging_name(&table.name)];
-        // Side by side, for either may be far away.
-        let (there, here) = thread::scope(|scope| {
-            let there = scope.spawn(|| catalog::open_snapshot(source, name, before));
-            let here = catalog::destination_tables(destination, &table.schema, &names);
-            let panicked = |_| Err(Error::bug("what reads the source's catalog panicked"));
-            (there.join().unwrap_or_else(panicked), here)
-        });
-        let servers = (&source.server, &destination.server);
-        Self::of(rule, table, there?, &mut here?, servers)
+        let (there, mut here) = side_by_side(
+            || catalog::open_snapshot(source, name, before),
+            || catalog::destination_tables(destination, &table.schema, &names),
+        )?;
+        Self::of(rule, table, there, &mut here, (&source.server, &destination.server))
     }
 
     /// The same from what was read already. What is taken of the destination's tables is removed.

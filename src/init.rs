@@ -12,6 +12,7 @@ use crate::inspect::{self, Inspected};
 use crate::interrupt::Interrupt;
 use crate::plan;
 use crate::report::{Chosen, ChosenRule};
+use crate::sql::Qualified;
 use crate::sql::copy::holds_null_key;
 use crate::state::{self, Lasting};
 use crate::table::{RECEIPTS, SourceTable};
@@ -46,29 +47,24 @@ pub fn run(
     }
     let mut session = Session::connect(source, interrupt)?;
     let columns = inspect::columns(&mut session, &source.schema)?;
-    let names: Vec<&str> = columns
-        .values()
-        // What belongs to a partitioned table is copied with it.
-        .filter(|table| !table.partition || request.tables.contains(&table.name))
-        .map(|table| table.name.as_str())
-        .collect();
     let wanted: Vec<&str> = if request.tables.is_empty() {
-        names.into_iter().filter(|name| *name != RECEIPTS).collect()
+        // What belongs to a partitioned table is copied with it.
+        let own = |table: &&Inspected| !table.partition && table.name != RECEIPTS;
+        columns.values().filter(own).map(|table| table.name.as_str()).collect()
     } else {
         request.tables.iter().map(String::as_str).collect()
     };
-    let mut tables = catalog::source_tables(&mut session, &source.schema, &wanted)?;
-    tables.sort_by(|one, other| one.name.cmp(&other.name));
+    let tables = catalog::source_tables(&mut session, &source.schema, &wanted)?;
     for name in &request.tables {
-        if tables.iter().all(|table| table.name.name != *name) {
-            let name = crate::sql::Qualified::new(&source.schema, name);
+        if !tables.contains_key(name) {
+            let name = Qualified::new(&source.schema, name);
             return Err(catalog::missing(&mut session, &name)?);
         }
     }
     let mut rules = Vec::new();
-    for table in &tables {
+    for (name, table) in &tables {
         interrupt.check()?;
-        let inspected = columns.get(&table.name.name);
+        let inspected = columns.get(name);
         let chosen = look(&mut session, table, inspected, &rules);
         rules.extend(chosen.rule.clone());
         tell(&chosen);
@@ -110,9 +106,7 @@ fn look(
     }
     let holds_null = |column: &str| {
         let question = holds_null_key(&table.name, column);
-        inspect::briefly(session, &question)
-            .and_then(|row| row.into_iter().next().flatten())
-            .is_none_or(|answer| answer == "t")
+        inspect::is_so(session, &question) != Some(false)
     };
     let mut chosen = choose(table, inspected, holds_null);
     let mut mistakes = check(table, chosen.rule.as_ref(), rules);

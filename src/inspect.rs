@@ -93,3 +93,9 @@ pub fn briefly(session: &mut Session, question: &str) -> Option<Vec<Option<Strin
     let sql = format!("{}; {question}", inspect::BRIEFLY);
     session.rows("look at the rows", &sql).ok().map(|mut rows| rows.pop().unwrap_or_default())
 }
+
+/// Whether something is so; none where the answer would take long.
+pub fn is_so(session: &mut Session, question: &str) -> Option<bool> {
+    let answer = briefly(session, question)?.into_iter().next().flatten()?;
+    Some(answer == "t")
+}

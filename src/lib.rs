@@ -38,6 +38,7 @@ pub mod interrupt;
 pub mod pg_dump;
 pub mod reconcile;
 pub mod state;
+pub mod status;
 pub mod verify;
 
 // What happened, for people, machines and the webhook.
@@ -46,7 +47,6 @@ pub mod notify;
 pub mod progress;
 pub mod report;
 pub mod runs;
-pub mod status;
 
 // The order of it all, and what can be typed.
 pub mod cli;

@@ -95,11 +95,10 @@ fn init(directory: &Path, mut typed: cli::Init, log: &Log) -> Result<u8> {
     let interrupt = Interrupt::listen()?;
     let tell = |chosen: &report::Chosen| log.chosen(chosen);
     let done = init::run(directory, &source, &typed.into(), &interrupt, tell);
-    let Some(path) = unless_signalled(&interrupt, log, done)? else {
-        return Ok(signalled(&interrupt).unwrap_or_default());
-    };
-    log.written(&path);
-    Ok(0)
+    unless_signalled(&interrupt, log, done, |path| {
+        log.written(&path);
+        Ok(0)
+    })
 }
 
 /// Writes a file that holds passwords: for nobody's eyes but the user's.
@@ -116,15 +115,14 @@ fn write_env(path: &Path, text: &str) -> Result<()> {
 
 fn check(pipeline: &Pipeline, json: bool, log: &Log) -> Result<u8> {
     let interrupt = Interrupt::listen()?;
-    let Some(checkup) = unless_signalled(&interrupt, log, check::run(pipeline, &interrupt))? else {
-        return Ok(signalled(&interrupt).unwrap_or_default());
-    };
-    if json {
-        print_json(&checkup.document(&pipeline.name))?;
-    } else {
-        log.checkup(&checkup);
-    }
-    Ok(checkup.code())
+    unless_signalled(&interrupt, log, check::run(pipeline, &interrupt), |checkup| {
+        if json {
+            print_json(&checkup.document(&pipeline.name))?;
+        } else {
+            log.checkup(&checkup);
+        }
+        Ok(checkup.code())
+    })
 }
 
 fn plan(pipeline: &Pipeline, typed: cli::Plan, log: &Log) -> Result<u8> {
@@ -144,15 +142,14 @@ fn plan(pipeline: &Pipeline, typed: cli::Plan, log: &Log) -> Result<u8> {
         }
         previews.push(preview);
     });
-    if unless_signalled(&interrupt, log, done)?.is_none() {
-        return Ok(signalled(&interrupt).unwrap_or_default());
-    }
-    if json {
-        print_json(&report::plan_document(&pipeline.name, &first, &previews))?;
-    } else {
-        log.previewed(&previews);
-    }
-    Ok(report::plan_code(&previews))
+    unless_signalled(&interrupt, log, done, |()| {
+        if json {
+            print_json(&report::plan_document(&pipeline.name, &first, &previews))?;
+        } else {
+            log.previewed(&previews);
+        }
+        Ok(report::plan_code(&previews))
+    })
 }
 
 fn sync(load: impl FnOnce() -> Result<Pipeline>, mut typed: cli::Sync, log: &Log) -> Result<u8> {
@@ -179,15 +176,14 @@ fn verify(pipeline: &Pipeline, typed: cli::Verify, log: &Log) -> Result<u8> {
         }
         verdicts.push(verdict);
     });
-    if unless_signalled(&interrupt, log, done)?.is_none() {
-        return Ok(signalled(&interrupt).unwrap_or_default());
-    }
-    if json {
-        print_json(&report::document(&pipeline.name, &verdicts))?;
-    } else {
-        log.remedy(&verdicts);
-    }
-    Ok(report::code(&verdicts))
+    unless_signalled(&interrupt, log, done, |()| {
+        if json {
+            print_json(&report::document(&pipeline.name, &verdicts))?;
+        } else {
+            log.remedy(&verdicts);
+        }
+        Ok(report::code(&verdicts))
+    })
 }
 
 fn status(pipeline: &Pipeline, json: bool, log: &Log) -> Result<u8> {
@@ -200,14 +196,19 @@ fn status(pipeline: &Pipeline, json: bool, log: &Log) -> Result<u8> {
     }
 }
 
-/// What was done; none where a signal ended it, which is told.
-fn unless_signalled<T>(interrupt: &Interrupt, log: &Log, done: Result<T>) -> Result<Option<T>> {
-    match done {
-        Err(_) if signalled(interrupt).is_some() => {
+/// Goes on with what was done, unless a signal ended it, which is told.
+fn unless_signalled<T>(
+    interrupt: &Interrupt,
+    log: &Log,
+    done: Result<T>,
+    go_on: impl FnOnce(T) -> Result<u8>,
+) -> Result<u8> {
+    match (done, signalled(interrupt)) {
+        (Err(_), Some(code)) => {
             log.error(&Error::interrupted());
-            Ok(None)
+            Ok(code)
         }
-        done => done.map(Some),
+        (done, _) => go_on(done?),
     }
 }
 

@@ -29,12 +29,6 @@ pub fn write(path: &Path, tables: &[&str], report: &Report, runs: &Runs) -> Resu
     })
 }
 
-/// A metric of the whole run, or one of each table.
-struct Metric<'a> {
-    name: &'a str,
-    help: &'a str,
-}
-
 /// The whole text. `tables` are all tables of the pipeline, by their names at the destination: those
 /// that were not in this run stay as fresh as they were.
 #[must_use]
@@ -42,7 +36,7 @@ pub fn text(tables: &[&str], report: &Report, runs: &Runs) -> String {
     let mut text = String::new();
     let pipeline = escaped(&report.pipeline);
     let mut of_run = |name, help, value: String| {
-        head(&mut text, &Metric { name, help });
+        head(&mut text, name, help);
         let _ = writeln!(text, "{PREFIX}_{name}{{pipeline=\"{pipeline}\"}} {value}");
     };
     let success = u8::from(report.succeeded());
@@ -55,7 +49,7 @@ pub fn text(tables: &[&str], report: &Report, runs: &Runs) -> String {
     of_run("tables", "How many tables it had.", number.to_string());
 
     let mut of_tables = |name, help, tables: &[&str], value: &dyn Fn(&str) -> Option<String>| {
-        head(&mut text, &Metric { name, help });
+        head(&mut text, name, help);
         for table in tables {
             let Some(value) = value(table) else { continue };
             let label = escaped(table);
@@ -68,14 +62,14 @@ pub fn text(tables: &[&str], report: &Report, runs: &Runs) -> String {
     let reports: BTreeMap<&str, &TableReport> =
         report.tables.iter().map(|table| (&*table.destination_name, table)).collect();
     let in_run: Vec<&str> = report.tables.iter().map(|table| &*table.destination_name).collect();
-    let of_run = |table: &str| reports.get(table).copied();
+    let report_of = |table: &str| reports.get(table).copied();
     let last = |table: &str| runs.tables.get(table)?.succeeded_at;
     of_tables(
         "table_success",
         "Whether the table was synced in the last run.",
         &in_run,
         &|table| {
-            let table = of_run(table)?;
+            let table = report_of(table)?;
             Some(u8::from(table.error.is_none() && table.row_count.is_some()).to_string())
         },
     );
@@ -89,19 +83,19 @@ pub fn text(tables: &[&str], report: &Report, runs: &Runs) -> String {
         Some(format!("{:.3}", age.max(0.0)))
     });
     of_tables("table_duration_seconds", "How long its sync took.", &in_run, &|table| {
-        Some(format!("{:.3}", of_run(table)?.duration.as_secs_f64()))
+        Some(format!("{:.3}", report_of(table)?.duration.as_secs_f64()))
     });
     of_tables("table_rows", "How many rows were copied or merged.", &in_run, &|table| {
-        of_run(table)?.row_count.map(|rows| rows.to_string())
+        report_of(table)?.row_count.map(|rows| rows.to_string())
     });
     of_tables("table_deleted_rows", "How many rows were removed or marked.", &in_run, &|table| {
-        Some(of_run(table)?.deleted_count.to_string())
+        Some(report_of(table)?.deleted_count.to_string())
     });
     text
 }
 
-fn head(text: &mut String, metric: &Metric) {
-    let Metric { name, help } = metric;
+/// What stands above a metric, of the whole run or of each table.
+fn head(text: &mut String, name: &str, help: &str) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "# HELP {PREFIX}_{name} {help}\n# TYPE {PREFIX}_{name} gauge");
 }

@@ -41,7 +41,7 @@ impl Progress {
         };
         let bytes = Arc::default();
         bar.set_style(style(expected.is_some(), &bytes));
-        bar.set_message(shortened(table));
+        bar.set_message(named(table));
         if shown {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
@@ -110,11 +110,16 @@ fn compact(number: u64) -> String {
 }
 
 /// A name in the room that there is for it.
-fn shortened(name: &str) -> String {
-    if name.chars().count() <= NAME_COLUMNS {
-        return format!("{name:NAME_COLUMNS$}");
+fn named(table: &str) -> String {
+    format!("{:NAME_COLUMNS$}", shortened(table, NAME_COLUMNS))
+}
+
+/// So much of a text as fits.
+pub(crate) fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
     }
-    name.chars().take(NAME_COLUMNS - 1).chain(['…']).collect()
+    text.chars().take(width - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -125,7 +130,7 @@ mod tests {
     fn a_line_has_room_for_large_numbers_and_long_names() {
         let written = [0, 9_999, 10_000, 9_999_999, 10_000_000, 12_345_678_901].map(compact);
         assert_eq!(written, ["0", "9999", "10k", "9999k", "10M", "12G"].map(str::to_owned));
-        assert_eq!(shortened("orders").chars().count(), NAME_COLUMNS);
-        assert_eq!(shortened("größer_als_die_spalte"), "größer_als_di…");
+        assert_eq!(named("orders").chars().count(), NAME_COLUMNS);
+        assert_eq!(named("größer_als_die_spalte"), "größer_als_di…");
     }
 }

@@ -1,9 +1,8 @@
 //! The two sides find out which of their rows differ, and the destination's are put right.
 
-use std::thread;
-
 use crate::apply::{Application, debug};
 use crate::config::{Deletes, Side};
+use crate::connections::side_by_side;
 use crate::copy;
 use crate::crash;
 use crate::db::Session;
@@ -82,14 +81,7 @@ impl Application<'_> {
         let here = comparison.source.per_bucket(comparison.buckets);
         let there = comparison.destination.per_bucket(comparison.buckets);
         let Self { source, destination, .. } = self;
-        thread::scope(|scope| {
-            let source = scope.spawn(move || ask(source, here));
-            let destination = ask(destination, there);
-            let source = source
-                .join()
-                .unwrap_or_else(|_| Err(Error::bug("the reader of the digests panicked")));
-            Ok((source?, destination?))
-        })
+        side_by_side(|| ask(source, here), || ask(destination, there))
     }
 
     /// The source's digests of rows in these buckets travel into the destination.

@@ -199,8 +199,7 @@ impl Log {
                 let (style, dim) = (level.style(), Style::new().dimmed());
                 let table = table.map(|table| format!("{table}: ")).unwrap_or_default();
                 let level = level.name();
-                // A name or a message may hold a line end; a log line may not.
-                let rest = format!("{table}{message}").replace(['\n', '\r'], " ");
+                let rest = on_one_line(&format!("{table}{message}"));
                 format!("{dim}{time}{dim:#} {style}{level:7}{style:#} {rest}")
             }
         };
@@ -213,6 +212,11 @@ impl Log {
             let _ = writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}");
         });
     }
+}
+
+/// A name or a message may hold a line end; a line that is printed may not.
+fn on_one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
 }
 
 fn now() -> String {

@@ -165,14 +165,13 @@ impl<'a> Run<'a> {
         let idle = match found {
             Err(error) if error.kind == Kind::Interrupted => return Err(error),
             Err(error) => {
-                // Locks end with the sessions. Each table's own turn says what is wrong.
+                // Open transactions end with the sessions. Each table's own turn says what is wrong.
                 connections.drop_both();
                 log.debug(None, &format!("idle tables are not known: {}", error.one_line()));
                 Idle::new()
             }
             Ok(idle) => idle,
         };
-        let tables = tables.into_iter().map(|table| (table.name.name.clone(), table)).collect();
         Ok(Self {
             pipeline,
             request,
@@ -256,12 +255,7 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 let name = &rule.name;
-                let error = error.or_hint(|| {
-                    format!(
-                        "run `incremental-replication -v sync --table {name}` to see the statement; \
-                         the servers' own logs may say more"
-                    )
-                });
+                let error = error.or_look_closer("sync", name);
                 report.error = Some(error.within(format!("cannot sync `{name}`")));
             }
         }
@@ -316,11 +310,21 @@ fn prepare(
     destination: &mut Session,
     rules: &[&Rule],
     log: &Log,
-) -> Result<(Vec<SourceTable>, Marks)> {
+) -> Result<(BTreeMap<String, SourceTable>, Marks)> {
     two_places(pipeline, &source.server, &destination.server)?;
     prepare_schema(destination, &pipeline.destination.schema)?;
+    look_around(source, &pipeline.source.schema, rules, log)
+}
+
+/// Reads what the source says of all tables, and takes their marks.
+fn look_around(
+    source: &mut Session,
+    schema: &str,
+    rules: &[&Rule],
+    log: &Log,
+) -> Result<(BTreeMap<String, SourceTable>, Marks)> {
     let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
-    let tables = catalog::source_tables(source, &pipeline.source.schema, &names)?;
+    let tables = catalog::source_tables(source, schema, &names)?;
     let marks = Marks::take(source, &tables, rules, log)?;
     Ok((tables, marks))
 }

@@ -15,6 +15,9 @@ pub const DELETED_AT: &str = "_deleted_at";
 /// PostgreSQL cuts longer names off silently; this tool never lets it.
 pub const LONGEST_NAME_BYTES: usize = 63;
 
+/// From this size on a table is large.
+const LARGE_BYTES: u64 = 64 << 20;
+
 /// What kind of relation it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Kind {
@@ -204,6 +207,35 @@ impl SourceTable {
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&SourceColumn> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether what has to read all of it takes long.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.estimated_bytes >= LARGE_BYTES
+    }
+
+    /// A table without anything, for the tests of what is made from tables.
+    #[cfg(test)]
+    pub(crate) fn bare() -> Self {
+        Self {
+            name: Qualified::new("s", "t"),
+            kind: Kind::Table,
+            oid: 1,
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            unique_indexes: Vec::new(),
+            row_security: false,
+            has_children: false,
+            in_extension: false,
+            readable: true,
+            sequences: Vec::new(),
+            storage: Vec::new(),
+            estimated_bytes: 0,
+            estimated_rows: 0,
+            has_foreign_parts: false,
+            snapshot: Snapshot::default(),
+        }
     }
 
     /// Why its rows do not tell which transaction wrote them, if so.

@@ -74,13 +74,7 @@ pub fn run(
         verdict.error = done.err().map(|error| match error.kind {
             Kind::Interrupted | Kind::Locked => error,
             _ => error
-                .or_hint(|| {
-                    format!(
-                        "run `incremental-replication -v verify --table {}` to see the statement; \
-                         the servers' own logs may say more",
-                        rule.name
-                    )
-                })
+                .or_look_closer("verify", &rule.name)
                 .within(format!("cannot verify `{}`", rule.name)),
         });
         let interrupted = verdict.error.clone().filter(|error| error.kind == Kind::Interrupted);

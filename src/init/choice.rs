@@ -11,9 +11,6 @@ const WORDS: [&str; 6] = ["updat", "modif", "chang", "mtime", "last_write", "tou
 /// From this part of NULLs on a column is none that tells when a row was changed.
 const TOO_MANY_NULLS: f64 = 0.5;
 
-/// From this size on it is worth a word that a table is read whole in every sync.
-const LARGE_BYTES: u64 = 64 << 20;
-
 /// Chooses the unique columns and the replication key. `holds_null` tells whether a column that may
 /// hold NULL does.
 pub(super) fn choose(
@@ -35,7 +32,7 @@ pub(super) fn choose(
             why.push("full-refresh, for nothing identifies its rows".to_owned());
             if table.kind == Kind::View {
                 warnings.push("if some columns do, name them in \"unique_cols\"".to_owned());
-            } else if table.estimated_bytes >= LARGE_BYTES {
+            } else if table.is_large() {
                 warnings.push("it is large: give it a primary key".to_owned());
             }
             return done(rule, why, warnings);
@@ -52,7 +49,7 @@ pub(super) fn choose(
         None if table.lacks_xmin().is_none() => {
             rule.replication_key = Some("xmin".to_owned());
             why.insert(0, "xmin, for no column says when a row was changed".to_owned());
-            if table.estimated_bytes >= LARGE_BYTES {
+            if table.is_large() {
                 warnings
                     .push("it is large, and each sync reads all of it at the source".to_owned());
             }
@@ -145,10 +142,7 @@ impl Candidate<'_> {
                 "a guess: no trigger sets `{name}`, so make sure that every writer does"
             ));
         }
-        if base
-            && table.estimated_bytes >= LARGE_BYTES
-            && !self.inspected.is_some_and(|c| c.indexed)
-        {
+        if base && table.is_large() && !self.inspected.is_some_and(|c| c.indexed) {
             warnings.push(format!("it is large, and no index begins with `{name}`"));
         }
         if !self.column.not_null && holds_null(name) {
@@ -161,8 +155,7 @@ impl Candidate<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::Qualified;
-    use crate::table::{BaseType, DataType, Snapshot};
+    use crate::table::{BaseType, DataType};
 
     fn column(name: &str, base: &str) -> SourceColumn {
         SourceColumn {
@@ -186,22 +179,9 @@ mod tests {
 
     fn table(columns: &[(&str, &str)], primary_key: &[&str]) -> SourceTable {
         SourceTable {
-            name: Qualified::new("s", "t"),
-            kind: Kind::Table,
-            oid: 1,
             columns: columns.iter().map(|(name, base)| column(name, base)).collect(),
             primary_key: primary_key.iter().map(|&name| name.to_owned()).collect(),
-            unique_indexes: Vec::new(),
-            row_security: false,
-            has_children: false,
-            in_extension: false,
-            readable: true,
-            sequences: Vec::new(),
-            storage: Vec::new(),
-            estimated_bytes: 0,
-            estimated_rows: 0,
-            has_foreign_parts: false,
-            snapshot: Snapshot::default(),
+            ..SourceTable::bare()
         }
     }
 

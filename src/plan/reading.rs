@@ -122,7 +122,6 @@ fn moved(before: &Progress, source: &SourceTable) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::Qualified;
     use crate::table::{Kind, Snapshot, Unseen};
     use crate::watermark::Watermark;
     use crate::watermark::key::KeyType;
@@ -131,22 +130,9 @@ mod tests {
 
     fn source(storage: &[Storage]) -> SourceTable {
         SourceTable {
-            name: Qualified::new("s", "t"),
-            kind: Kind::Table,
-            oid: 1,
-            columns: Vec::new(),
-            primary_key: Vec::new(),
-            unique_indexes: Vec::new(),
-            row_security: false,
-            has_children: false,
-            in_extension: false,
-            readable: true,
-            sequences: Vec::new(),
             storage: storage.to_vec(),
-            estimated_bytes: 0,
-            estimated_rows: 0,
-            has_foreign_parts: false,
             snapshot: Snapshot { xmin: 90, xmax: 99, in_flight: None },
+            ..SourceTable::bare()
         }
     }
 

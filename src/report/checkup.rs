@@ -4,7 +4,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Log, Verbosity, counted, exit_code, gravest};
+use super::{Log, Verbosity, counted, exit_code, gravest, on_one_line};
 use crate::config::Side;
 use crate::error::{Error, Kind};
 
@@ -230,7 +230,7 @@ impl Log {
                 continue;
             }
             let (word, style) = severity.shown();
-            let message = message.replace(['\n', '\r'], " ");
+            let message = on_one_line(message);
             let lines = wrapped(&format!("{}: {message}", about.name()));
             self.print(&format!("{style}{word:8}{style:#}{}", lines.join(INDENTED)));
             if let Some(hint) = hint {

@@ -5,7 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Log, Verbosity};
+use super::{Log, Verbosity, on_one_line};
+use crate::progress::shortened;
 
 /// How a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -103,30 +104,22 @@ impl Log {
                 table.estimated_rows.map_or_else(|| "-".to_owned(), |rows| format!("~{rows}"));
             let age = table.age.map_or_else(|| "-".to_owned(), ago);
             let held = if table.held_back { ", held back" } else { "" };
-            let name = table.name.replace(['\n', '\r'], " ");
+            let name = on_one_line(&table.name);
             let line = format!("{name:names$}  {watermark:keys$}  {age:>8}  {rows:>11}");
             self.print(&format!("{line}  {style}{state}{style:#}{held}"));
             if let Some(error) = &table.error {
-                self.print(&format!("  {style}{}{style:#}", error.replace(['\n', '\r'], " ")));
+                self.print(&format!("  {style}{}{style:#}", on_one_line(error)));
             }
         }
         if let (Some(failure), Some(age)) = (&status.failure, status.age) {
             let style = AnsiColor::Red.on_default();
-            let failure = failure.replace(['\n', '\r'], " ");
+            let failure = on_one_line(failure);
             self.print(&format!(
                 "{style}the last run failed, {} ago{style:#}: {failure}",
                 ago(age)
             ));
         }
     }
-}
-
-/// So much of a text as fits.
-fn shortened(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width - 1).chain(['…']).collect()
 }
 
 /// A length of time as a person says it.

@@ -6,7 +6,7 @@ use anstyle::Style;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Level, Log, LogFormat, Verbosity, counted, exit_code, gravest};
+use super::{Level, Log, LogFormat, Verbosity, counted, exit_code, gravest, on_one_line};
 use crate::digest::{Compared, Mended};
 use crate::error::{Error, Kind};
 use crate::sql::digest::Kind as Difference;
@@ -85,7 +85,7 @@ impl Log {
         for example in &verdict.examples {
             let columns = example.columns.join(", ");
             let separator = if columns.is_empty() { "" } else { ": " };
-            let line = format!("{}{separator}{columns}", example.key).replace(['\n', '\r'], " ");
+            let line = on_one_line(&format!("{}{separator}{columns}", example.key));
             self.print(&format!("  {dim}{:9}{dim:#}  {line}", example.kind.name()));
         }
     }

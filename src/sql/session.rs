@@ -79,22 +79,16 @@ pub const COMMIT: &str = "COMMIT";
 /// Ends a transaction and forgets what it did.
 pub const ROLLBACK: &str = "ROLLBACK";
 
-/// Takes the locks that keep two runs from one table: one row, one boolean a table.
+/// Takes the lock that keeps two runs from one table: one row, one boolean.
 #[must_use]
-pub fn try_lock(tables: &[&Qualified]) -> String {
-    each_lock("pg_try_advisory_lock", tables)
+pub fn try_lock(table: &Qualified) -> String {
+    format!("SELECT pg_try_advisory_lock({})", lock_key(table))
 }
 
-/// Gives the locks back.
+/// Gives the lock back.
 #[must_use]
-pub fn unlock(tables: &[&Qualified]) -> String {
-    each_lock("pg_advisory_unlock", tables)
-}
-
-fn each_lock(function: &str, tables: &[&Qualified]) -> String {
-    let calls: Vec<String> =
-        tables.iter().map(|table| format!("{function}({})", lock_key(table))).collect();
-    format!("SELECT {}", calls.join(", "))
+pub fn unlock(table: &Qualified) -> String {
+    format!("SELECT pg_advisory_unlock({})", lock_key(table))
 }
 
 fn lock_key(table: &Qualified) -> i64 {

@@ -44,7 +44,7 @@ pub(super) type Idle = BTreeMap<String, String>;
 pub(super) fn find(
     pipeline: &Pipeline,
     request: &Request,
-    (rules, tables): (&[&Rule], &[SourceTable]),
+    (rules, tables): (&[&Rule], &BTreeMap<String, SourceTable>),
     marks: &Marks,
     connections: &mut Connections,
     log: &Log,
@@ -100,7 +100,7 @@ struct Asked<'a> {
 fn questions<'a>(
     pipeline: &Pipeline,
     all: &'a [(&Rule, Qualified)],
-    tables: &[SourceTable],
+    tables: &BTreeMap<String, SourceTable>,
     marks: &Marks,
     connections: &mut Connections,
 ) -> Result<Vec<Asked<'a>>> {
@@ -117,7 +117,7 @@ fn questions<'a>(
     let servers = (&source.server, &destination.server);
     let asked = all.iter().filter_map(|(rule, table)| {
         let receipt = receipts.remove(&table.name)?;
-        let there = tables.iter().find(|there| there.name.name == rule.name)?.clone();
+        let there = tables.get(&rule.name)?.clone();
         question(pipeline, rule, table, (there, &mut here), &receipt, marks, servers)
     });
     Ok(asked.collect())

@@ -37,7 +37,7 @@ impl Marks {
     /// transactions in flight to end, no longer than `settle`.
     pub(super) fn take(
         source: &mut Session,
-        tables: &[SourceTable],
+        tables: &BTreeMap<String, SourceTable>,
         rules: &[&Rule],
         log: &Log,
     ) -> Result<Self> {
@@ -96,11 +96,11 @@ impl Marks {
 
 fn greatest_keys(
     source: &mut Session,
-    tables: &[SourceTable],
+    tables: &BTreeMap<String, SourceTable>,
     rules: &[&Rule],
 ) -> Result<BTreeMap<String, Greatest>> {
     let with_key = |rule: &&Rule| {
-        let table = tables.iter().find(|table| table.name.name == rule.name)?;
+        let table = tables.get(&rule.name)?;
         // What does not fit is said when it is the table's turn; the type of columns at the
         // destination does not matter here.
         let key = plan::shape(rule, table, u32::MAX).ok()?.key?;

@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use super::marks::Marks;
 use super::table::{Prepared, TableSync};
-use super::{Request, preparation};
-use crate::catalog;
+use super::{Request, look_around, preparation};
 use crate::config::{Pipeline, Rule};
 use crate::connections::{Connections, two_places};
 use crate::db::Session;
@@ -33,13 +31,11 @@ pub fn preview(
     let rules = pipeline.choose(&request.tables)?;
     let mut connections = Connections::new(pipeline, interrupt);
     connections.both()?;
-    let (first, marks) = connections.patiently(log, None, |connections| {
+    let (first, (tables, marks)) = connections.patiently(log, None, |connections| {
         let (source, destination) = connections.both()?;
         two_places(pipeline, &source.server, &destination.server)?;
         let first = preparation(destination, &pipeline.destination.schema)?;
-        let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
-        let tables = catalog::source_tables(source, &pipeline.source.schema, &names)?;
-        Ok((first, Marks::take(source, &tables, &rules, log)?))
+        Ok((first, look_around(source, &pipeline.source.schema, &rules, log)?))
     })?;
     begin(first);
     let pg_dump = Installed::for_server(connections.both()?.0.server.version);
@@ -53,7 +49,7 @@ pub fn preview(
                 pipeline,
                 rule,
                 table: &table,
-                before: None,
+                before: tables.get(&rule.name),
                 log,
                 marks,
                 pg_dump,
