@@ -364,6 +364,66 @@ mod tests {
         assert_eq!(TlsMode::default().name(), "prefer");
     }
 
+    /// What a directory with these two files is read as, with this environment.
+    fn loaded(
+        dotenv: &str,
+        tables: Option<&str>,
+        environment: &[(&str, &str)],
+    ) -> (Result<Pipeline>, Result<Endpoint>) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(".env"), dotenv).unwrap();
+        if let Some(tables) = tables {
+            std::fs::write(directory.path().join(TABLES_FILE), tables).unwrap();
+        }
+        let own = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = own.collect();
+        (load(directory.path(), &environment), load_source(directory.path(), &environment))
+    }
+
+    const DOTENV: &str = "SOURCE_HOST=a\nSOURCE_USERNAME=reader\nSOURCE_DB=shop\n\
+                          DEST_HOST=b\nDEST_USERNAME=writer\nDEST_DB=copies\n";
+
+    #[test]
+    fn a_directory_is_read_and_the_environment_beats_its_file() {
+        let tables = r#"[{"name": "orders", "replication_key": "updated_at"}]"#;
+        let (pipeline, source) = loaded(DOTENV, Some(tables), &[("SOURCE_DB", "market")]);
+        let pipeline = pipeline.unwrap();
+        assert_eq!(pipeline.source.address(), "a:5432/market");
+        assert_eq!(pipeline.destination.address(), "b:5432/copies");
+        assert_eq!(pipeline.rules.iter().map(|rule| &rule.name).collect::<Vec<_>>(), ["orders"]);
+        assert_eq!(source.unwrap().address(), "a:5432/market");
+        let names = variables();
+        assert!(["SOURCE_HOST", "DEST_SCHEMA"].iter().all(|&name| names.iter().any(|n| n == name)));
+    }
+
+    #[test]
+    fn every_mistake_of_a_directory_is_told_and_only_those_of_the_source_where_it_suffices() {
+        let (pipeline, source) = loaded(&DOTENV.replace("DEST_DB", "DEST_BD"), None, &[]);
+        let error = pipeline.unwrap_err();
+        assert_eq!(error.kind, crate::error::Kind::Configuration);
+        assert!(error.causes.iter().any(|cause| cause.contains("DEST_DB")), "{error:?}");
+        assert!(error.causes.iter().any(|cause| cause.contains(TABLES_FILE)), "{error:?}");
+        assert_eq!(source.unwrap().address(), "a:5432/shop");
+        let (pipeline, source) = loaded("SOURCE_HOST=a\nSOURCE_PORT=many\n", Some("[]"), &[]);
+        assert!(pipeline.unwrap_err().causes.iter().any(|cause| cause.contains("SOURCE_PORT")));
+        assert!(source.unwrap_err().causes.iter().any(|cause| cause.contains("SOURCE_PORT")));
+        // What can be read in part is not taken in part.
+        let (_, source) = loaded(&format!("{DOTENV}oops\n"), None, &[]);
+        assert_eq!(source.unwrap_err().message, "`.env` line 7 is not `NAME=value`");
+        let nowhere = load(Path::new("/nowhere/at/all"), &BTreeMap::new()).unwrap_err();
+        assert!(nowhere.message.contains("there is no directory `/nowhere/at/all`"));
+    }
+
+    #[test]
+    fn lines_and_texts_of_a_file_are_understood_or_refused() {
+        assert_eq!(dotenv_line("SOURCE_DB", "shop").unwrap(), "SOURCE_DB='shop'\n");
+        let refused = dotenv_line("SOURCE_PASSWORD", "a'b\"c`d\n").unwrap_err();
+        assert_eq!(refused.message, "`SOURCE_PASSWORD` has a value that `.env` cannot hold");
+        assert!(understand("SOURCE_URL=postgresql://reader@a/shop\n").is_ok());
+        let refused = understand("DEST_URL=mysql://writer@b/shop\n").unwrap_err();
+        assert!(refused.message.contains("DEST_URL"), "{refused:?}");
+    }
+
     #[test]
     fn one_mistake_is_the_message_and_several_are_listed() {
         let one = all_mistakes(vec!["the only one".to_owned()]);

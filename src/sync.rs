@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::catalog;
 use crate::config::{Pipeline, Rule, Side};
-use crate::connections::{Connections, two_places};
+use crate::connections::{Connections, side_by_side, two_places};
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
@@ -27,7 +27,7 @@ use crate::report::{Log, Report, TableReport, counted};
 use crate::sql::{self, Qualified};
 use crate::table::{RECEIPTS, SourceTable};
 
-use idle::Idle;
+use idle::{Here, Idle};
 use marks::Marks;
 pub use preview::preview;
 pub use shard::Shard;
@@ -153,15 +153,19 @@ impl<'a> Run<'a> {
         // A server that cannot be reached is not waited for; one that is lost later is.
         connections.both()?;
         crash::at("connected");
-        let (tables, marks) = connections.patiently(log, None, |connections| {
+        let candidates = idle::candidates(request, rules);
+        let looked_at = Timestamp::now();
+        let (tables, marks, here) = connections.patiently(log, None, |connections| {
             let (source, destination) = connections.both()?;
-            prepare(pipeline, source, destination, rules, log)
+            prepare(pipeline, source, destination, (rules, &candidates), log)
         })?;
         crash::at("marks-taken");
         // A server that goes away from here on is waited for in the tables' own turns.
         let pg_dump = Installed::for_server(connections.both()?.0.server.version);
-        let looked_at = Timestamp::now();
-        let found = idle::find(pipeline, request, (rules, &tables), &marks, &mut connections, log);
+        let found = here.and_then(|here| {
+            let seen = (&tables, here);
+            idle::find(pipeline, &candidates, seen, &marks, &mut connections, log)
+        });
         let idle = match found {
             Err(error) if error.kind == Kind::Interrupted => return Err(error),
             Err(error) => {
@@ -302,18 +306,26 @@ fn locked<'q, 'r>(queue: &'q Mutex<Queue<'r>>) -> MutexGuard<'q, Queue<'r>> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks at both servers, makes what is missing in the destination's schema, reads what the source
-/// says of all tables, and takes their marks.
+/// Reads what the source says of all tables and takes their marks, while what is missing in the
+/// destination's schema is made, and what it has of the tables that may be idle is read. Where the
+/// latter fails, each table's own turn says what is wrong.
 fn prepare(
     pipeline: &Pipeline,
     source: &mut Session,
     destination: &mut Session,
-    rules: &[&Rule],
+    (rules, candidates): (&[&Rule], &[&Rule]),
     log: &Log,
-) -> Result<(BTreeMap<String, SourceTable>, Marks)> {
+) -> Result<(BTreeMap<String, SourceTable>, Marks, Result<Here>)> {
     two_places(pipeline, &source.server, &destination.server)?;
-    prepare_schema(destination, &pipeline.destination.schema)?;
-    look_around(source, &pipeline.source.schema, rules, log)
+    let schema = &pipeline.destination.schema;
+    let ((tables, marks), here) = side_by_side(
+        || look_around(source, &pipeline.source.schema, rules, log),
+        || {
+            prepare_schema(destination, schema)?;
+            Ok(Here::read(schema, candidates, destination))
+        },
+    )?;
+    Ok((tables, marks, here))
 }
 
 /// Reads what the source says of all tables, and takes their marks.

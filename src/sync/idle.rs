@@ -15,7 +15,7 @@ use super::table::next_receipt;
 use crate::catalog;
 use crate::config::{Mode, Pipeline, Rule};
 use crate::connections::Connections;
-use crate::db::Server;
+use crate::db::{Server, Session};
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::fault::{Fault, planted};
@@ -38,35 +38,76 @@ const SMALL_BYTES: u64 = 8 << 20;
 /// sentence.
 pub(super) type Idle = BTreeMap<String, String>;
 
-/// Finds the tables that need nothing. `tables` is what the source's catalog says of them.
+/// The rules whose tables may be found idle.
+pub(super) fn candidates<'a>(request: &Request, rules: &[&'a Rule]) -> Vec<&'a Rule> {
+    if request.full_refresh || request.reconcile || request.verify {
+        return Vec::new();
+    }
+    let incremental = |rule: &&Rule| match rule.mode {
+        Mode::IncrementalDeduped | Mode::IncrementalAppend => true,
+        Mode::FullRefresh | Mode::Diff => false,
+    };
+    rules.iter().copied().filter(incremental).collect()
+}
+
+/// What the destination has of some tables.
+///
+/// No lock is taken: where another run is at work on one, this is what it has committed.
+pub(super) struct Here {
+    receipts: BTreeMap<String, Receipt>,
+    relations: BTreeMap<String, DestinationTable>,
+}
+
+impl Here {
+    /// Reads it for those that may be idle.
+    pub(super) fn read(
+        schema: &str,
+        candidates: &[&Rule],
+        destination: &mut Session,
+    ) -> Result<Self> {
+        if candidates.is_empty() {
+            return Ok(Self { receipts: BTreeMap::new(), relations: BTreeMap::new() });
+        }
+        let names: Vec<&str> =
+            candidates.iter().map(|rule| rule.destination_name.as_str()).collect();
+        let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
+        let receipts =
+            receipts.into_iter().filter_map(|(table, found)| Some((table, found.ok()?))).collect();
+        let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
+        let relations: Vec<&str> =
+            names.into_iter().chain(staging.iter().map(String::as_str)).collect();
+        let relations = catalog::destination_tables(destination, schema, &relations)?;
+        Ok(Self { receipts, relations })
+    }
+}
+
+/// Finds the tables that need nothing among those that may be idle. `tables` is what the source's
+/// catalog says of them.
 ///
 /// Fails where a server is gone or a signal arrived.
 pub(super) fn find(
     pipeline: &Pipeline,
-    request: &Request,
-    (rules, tables): (&[&Rule], &BTreeMap<String, SourceTable>),
+    candidates: &[&Rule],
+    (tables, mut here): (&BTreeMap<String, SourceTable>, Here),
     marks: &Marks,
     connections: &mut Connections,
     log: &Log,
 ) -> Result<Idle> {
     let mut idle = Idle::new();
-    if request.full_refresh || request.reconcile || request.verify {
-        return Ok(idle);
-    }
-    let incremental = |rule: &&&Rule| match rule.mode {
-        Mode::IncrementalDeduped | Mode::IncrementalAppend => true,
-        Mode::FullRefresh | Mode::Diff => false,
-    };
-    let candidates: Vec<&Rule> = rules.iter().filter(incremental).copied().collect();
-    for rules in candidates.chunks(TABLES_AT_ONCE) {
-        let all: Vec<(&Rule, Qualified)> = rules
+    let (source, destination) = connections.both()?;
+    let all: Vec<(&Rule, Qualified)> = candidates
+        .iter()
+        .map(|rule| (*rule, Qualified::new(&pipeline.destination.schema, &rule.destination_name)))
+        .collect();
+    for some in all.chunks(TABLES_AT_ONCE) {
+        let servers = (&source.server, &destination.server);
+        let asked: Vec<Asked> = some
             .iter()
-            .map(|rule| {
-                (*rule, Qualified::new(&pipeline.destination.schema, &rule.destination_name))
+            .filter_map(|(rule, table)| {
+                let there = tables.get(&rule.name)?.clone();
+                question(pipeline, rule, table, (there, &mut here), marks, servers)
             })
             .collect();
-        let asked = questions(pipeline, &all, tables, marks, connections)?;
-        let (source, _) = connections.both()?;
         let questions: Vec<String> = asked.iter().map(|asked| asked.question.clone()).collect();
         for question in &questions {
             log.debug(None, &format!("source: {question}"));
@@ -94,52 +135,23 @@ struct Asked<'a> {
     missing: Option<Receipt>,
 }
 
-/// What to ask the source about each table that may be idle.
-///
-/// No lock is taken: where another run is at work on a table, this one sees what it has committed.
-fn questions<'a>(
-    pipeline: &Pipeline,
-    all: &'a [(&Rule, Qualified)],
-    tables: &BTreeMap<String, SourceTable>,
-    marks: &Marks,
-    connections: &mut Connections,
-) -> Result<Vec<Asked<'a>>> {
-    let schema = &pipeline.destination.schema;
-    let names: Vec<&str> = all.iter().map(|(_, table)| table.name.as_str()).collect();
-    let (source, destination) = connections.both()?;
-    let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
-    let mut receipts: BTreeMap<String, Receipt> =
-        receipts.into_iter().filter_map(|(table, found)| Some((table, found.ok()?))).collect();
-    let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
-    let relations: Vec<&str> =
-        names.into_iter().chain(staging.iter().map(String::as_str)).collect();
-    let mut here = catalog::destination_tables(destination, schema, &relations)?;
-    let servers = (&source.server, &destination.server);
-    let asked = all.iter().filter_map(|(rule, table)| {
-        let receipt = receipts.remove(&table.name)?;
-        let there = tables.get(&rule.name)?.clone();
-        question(pipeline, rule, table, (there, &mut here), &receipt, marks, servers)
-    });
-    Ok(asked.collect())
-}
-
 /// What to ask the source about a table, if it may be idle.
 fn question<'a>(
     pipeline: &Pipeline,
     rule: &Rule,
     table: &'a Qualified,
-    (there, here): (SourceTable, &mut BTreeMap<String, DestinationTable>),
-    receipt: &Receipt,
+    (there, here): (SourceTable, &mut Here),
     marks: &Marks,
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
+    let receipt = here.receipts.remove(&table.name)?;
     let small = there.estimated_bytes <= SMALL_BYTES;
     // To change a file, or to remove one, is for who holds the table's lock.
-    let beside = state::beside(&pipeline.directory, &table.name, receipt);
+    let beside = state::beside(&pipeline.directory, &table.name, &receipt);
     if beside == Beside::Other {
         return None;
     }
-    let facts = Facts::of(rule, table, there, here, (source, destination)).ok()?;
+    let facts = Facts::of(rule, table, there, &mut here.relations, (source, destination)).ok()?;
     let situation = facts.situation(rule, table, false);
     let key = situation.shape.key.as_ref();
     let remembered = Remembered::Receipt(Box::new(receipt.clone()));
@@ -174,6 +186,6 @@ fn question<'a>(
         table: &table.name,
         question: selection.any(),
         reason: plan.reason,
-        missing: (beside == Beside::Missing).then(|| receipt.clone()),
+        missing: (beside == Beside::Missing).then_some(receipt),
     })
 }

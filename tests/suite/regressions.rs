@@ -87,3 +87,19 @@ fn a_snapshot_that_is_gone_is_told_in_other_words_by_eighteen() {
         steps: vec![("sync_loses_its_sessions", 3750)],
     });
 }
+
+#[test]
+fn nulls_in_a_key_stand_twice_where_no_index_refuses_them() {
+    replay(&Story {
+        majors: (17, 13),
+        settle: "0s",
+        tables: vec![576],
+        steps: vec![
+            ("drop_column", 7212),
+            ("upsert", 387),
+            ("damage_and_repair", 9747),
+            ("upsert", 6690),
+            ("damage_and_repair", 3971),
+        ],
+    });
+}

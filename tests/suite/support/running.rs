@@ -275,6 +275,14 @@ impl World {
         Ok(sight)
     }
 
+    /// Whether a table at the destination holds two rows with the same key, marked ones included:
+    /// no index need refuse them.
+    pub fn holds_keys_twice(&mut self, at: usize) -> bool {
+        let question = self.tables[at].question_there(&self.schema);
+        let all = judge::Question { filter: None, ..question };
+        judge::rows_by_key(&mut self.destination, &all).is_err()
+    }
+
     /// Whatever a run did to each table must be right, or nothing.
     pub fn judge_run(
         &mut self,
