@@ -224,6 +224,8 @@ mod tests {
         becomes(&scalar(base(23, "int4", 'b')), "int4", Binary);
         becomes(&scalar(base(3615, "tsquery", 'b')), "tsquery", Text);
         becomes(&scalar(base(2205, "regclass", 'b')), "text", Text);
+        becomes(&scalar(base(3220, "pg_lsn", 'b')), "text", Text);
+        becomes(&scalar(base(1033, "aclitem", 'b')), "text", Text);
         becomes(&scalar(base(3904, "int4range", 'r')), "int4range", Binary);
         becomes(&scalar(base(20_000, "mood", 'e')), "text", Binary);
         // The last object that comes with PostgreSQL, and the first that does not.

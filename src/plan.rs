@@ -324,3 +324,95 @@ impl Step {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::digest::Digest;
+
+    fn step(sql: &str) -> Step {
+        Step::destination("do it", sql)
+    }
+
+    fn plan(before: Vec<Step>) -> Plan {
+        Plan {
+            sync_type: SyncType::Incremental,
+            reason: String::new(),
+            notes: Vec::new(),
+            details: Vec::new(),
+            before,
+            load: None,
+            after: vec![step("after")],
+            reconciliation: None,
+            finish: vec![step("receipt"), step("commit")],
+            nothing_if_empty: false,
+        }
+    }
+
+    fn load(from: Reading) -> Load {
+        let rows = Mending::bare().selection;
+        Load { rows, from, into: "into".to_owned(), format: Format::Text, hint: None }
+    }
+
+    fn reconciliation(versions: bool) -> Reconciliation {
+        let digest = |name| Digest {
+            table: Qualified::new("s", name),
+            alias: None,
+            key: "1".to_owned(),
+            row: None,
+            conditions: Vec::new(),
+        };
+        let comparison = Comparison {
+            source: digest("there"),
+            destination: digest("here"),
+            buckets: 1,
+            versions,
+            pending: None,
+            settled: None,
+        };
+        Reconciliation { comparison, mending: Mending::bare() }
+    }
+
+    #[test]
+    fn a_new_copy_heals_rows_that_share_keys_only_where_an_index_was_to_be_made() {
+        let failed = |sqlstate: &str| Error {
+            sqlstate: Some(sqlstate.to_owned()),
+            ..Error::table("cannot do it")
+        };
+        let indexed = plan(vec![step("begin"), step("index").result(Outcome::Distinct)]);
+        assert!(indexed.heals_by_copying(&failed("23505")));
+        assert!(!indexed.heals_by_copying(&failed("23502")));
+        assert!(!plan(vec![step("begin")]).heals_by_copying(&failed("23505")));
+    }
+
+    #[test]
+    fn the_statements_of_a_plan_are_told_in_the_order_in_which_they_run() {
+        let told = |plan: &Plan| {
+            // Of a digest, the table.
+            let word = |statement: Statement| match statement.sql.split('"').nth(3) {
+                Some(table) => table.to_owned(),
+                None => statement.sql,
+            };
+            plan.statements().into_iter().map(word).collect::<Vec<_>>().join(" ")
+        };
+        let copied = Plan {
+            load: Some(load(Reading::Copy("out".to_owned()))),
+            ..plan(vec![step("before")])
+        };
+        assert_eq!(told(&copied), "out before into after receipt commit");
+        let dumped = Reading::PgDump {
+            table: Qualified::new("s", "t"),
+            columns: Vec::new(),
+            without: Vec::new(),
+        };
+        let dumped = Plan { load: Some(load(dumped)), ..plan(Vec::new()) };
+        assert!(dumped.statements()[0].sql.starts_with("pg_dump --data-only"));
+        let compared = |versions| Plan {
+            reconciliation: Some(reconciliation(versions)),
+            ..plan(vec![step("before")])
+        };
+        assert_eq!(told(&compared(false)), "before there here receipt commit");
+        assert_eq!(told(&compared(true)), "before receipt commit");
+        assert_eq!(compared(false).statements()[1].on, Side::Source);
+    }
+}

@@ -97,6 +97,29 @@ pub struct Reconciliation {
 }
 
 impl Mending {
+    /// Nothing to be done to a table, for the tests of what is made from it.
+    #[cfg(test)]
+    pub(super) fn bare() -> Self {
+        Self {
+            extra: Deletes::Keep,
+            doubled: false,
+            max_delete_percent: None,
+            before: Vec::new(),
+            selection: Selection {
+                table: Qualified::new("s", "t"),
+                columns: Vec::new(),
+                filter: None,
+                condition: None,
+            },
+            format: Format::Text,
+            staging: Qualified::new("s", "t_stg"),
+            into: String::new(),
+            hint: None,
+            unsure_of: None,
+            merge: Vec::new(),
+        }
+    }
+
     /// The way of the rows that meet a condition.
     #[must_use]
     pub fn fetch(&self, wanted: Option<String>) -> Load {
@@ -358,25 +381,8 @@ mod tests {
         assert!(keeps_keys_equal(&copied));
     }
 
-    fn mending(extra: Deletes, percent: Option<u8>) -> Mending {
-        Mending {
-            extra,
-            doubled: false,
-            max_delete_percent: percent,
-            before: Vec::new(),
-            selection: Selection {
-                table: Qualified::new("s", "t"),
-                columns: Vec::new(),
-                filter: None,
-                condition: None,
-            },
-            format: Format::Text,
-            into: String::new(),
-            staging: Qualified::new("s", "t_stg"),
-            hint: None,
-            unsure_of: None,
-            merge: Vec::new(),
-        }
+    fn mending(extra: Deletes, max_delete_percent: Option<u8>) -> Mending {
+        Mending { extra, max_delete_percent, ..Mending::bare() }
     }
 
     #[test]
