@@ -103,3 +103,19 @@ fn nulls_in_a_key_stand_twice_where_no_index_refuses_them() {
         ],
     });
 }
+
+#[test]
+fn damage_doubles_no_version() {
+    replay(&Story {
+        majors: (16, 16),
+        settle: "0s",
+        tables: vec![333],
+        steps: vec![
+            ("load_again", 5975),
+            ("damage_and_repair", 1976),
+            ("insert", 9470),
+            ("damage_and_repair", 1125),
+            ("damage_and_repair", 6425),
+        ],
+    });
+}

@@ -193,7 +193,21 @@ fn damage(world: &mut World, rng: &mut Rng) {
         ),
         _ => format!("DELETE FROM {name} WHERE {some}"),
     };
-    world.at_destination(&sql);
+    let of = |alias: &str| -> String {
+        let columns: Vec<String> =
+            columns.iter().map(|name| format!("{alias}.{}", quoted(name))).collect();
+        columns.join(", ")
+    };
+    // A version that stands there twice stays: nothing tells it from two that the source had.
+    let once = table.versions.then(|| {
+        format!(
+            "; DELETE FROM {name} AS one USING {name} AS other WHERE one.ctid < other.ctid \
+             AND ROW({})::text = ROW({})::text",
+            of("one"),
+            of("other")
+        )
+    });
+    world.at_destination(&(sql + &once.unwrap_or_default()));
 }
 
 /// A sync looks at its own work, and tells the truth.
