@@ -80,7 +80,7 @@ fn connect(
             endpoint.user
         ),
     ));
-    if rights.tls.is_none() && is_remote(&endpoint.host) {
+    if rights.tls.is_none() && is_remote(endpoint) {
         let prefix = endpoint.side.prefix();
         checkup.add(Finding::warning(
             about.clone(),
@@ -106,9 +106,9 @@ fn connect(
     Ok(Some(session))
 }
 
-fn is_remote(host: &str) -> bool {
+fn is_remote(endpoint: &Endpoint) -> bool {
     let here = ["localhost", "127.0.0.1", "::1"];
-    !host.starts_with('/') && !here.contains(&host)
+    !endpoint.has_socket() && !here.contains(&endpoint.host.as_str())
 }
 
 fn source_rights(rights: &Rights, schema: &str) -> Vec<Finding> {

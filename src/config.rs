@@ -119,6 +119,12 @@ impl Endpoint {
     pub fn address(&self) -> String {
         format!("{}:{}/{}", self.host, self.port, self.database)
     }
+
+    /// Whether it is reached by a Unix socket, the folder of which begins with `/`.
+    #[must_use]
+    pub fn has_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
 }
 
 /// TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` describe it.

@@ -154,6 +154,10 @@ fn endpoint(
             key: get("SSLKEY").map(str::to_owned),
         },
     };
+    if endpoint.has_socket() {
+        // As libpq has it: nobody can listen there.
+        endpoint.tls.mode = TlsMode::Disable;
+    }
     if endpoint.tls.certificate.is_some() != endpoint.tls.key.is_some() {
         mistakes.push(format!("`{prefix}_SSLCERT` and `{prefix}_SSLKEY` go together: set both"));
     }
@@ -234,6 +238,17 @@ mod tests {
         assert_eq!(settings.source.schema, "public");
         assert_eq!(settings.source.tls.mode, TlsMode::Prefer);
         assert!(settings.webhook.is_none());
+    }
+
+    #[test]
+    fn a_unix_socket_is_never_asked_for_tls() {
+        let given =
+            variables(&[("SOURCE_HOST", "/run/postgresql"), ("SOURCE_SSLMODE", "verify-full")]);
+        let settings = interpret(&given, Path::new("shop"), &mut Vec::new()).unwrap();
+        assert_eq!(settings.source.tls.mode, TlsMode::Disable);
+        assert!(settings.source.has_socket() && !settings.destination.has_socket());
+        let mistakes = mistakes_in(&[("SOURCE_HOST", "/run"), ("SOURCE_SSLMODE", "full")]);
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     }
 
     #[test]

@@ -94,8 +94,9 @@ fn a_unix_socket_is_a_way_for_both_sides() {
     create_roles(&servers);
     let mut case = Case::on(&servers, ORDERS, &json!([by("orders", "at")]));
     let folders = [&servers.source, &servers.destination].map(Server::socket_folder);
+    // As libpq has it, TLS is for networks.
     case.write_env(&format!(
-        "SOURCE_HOST={}\nDEST_HOST={}",
+        "SOURCE_HOST={}\nDEST_HOST={}\nSOURCE_SSLMODE=require\nDEST_SSLMODE=verify-full",
         folders[0].display(),
         folders[1].display()
     ));
