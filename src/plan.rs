@@ -326,9 +326,83 @@ impl Step {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::sql::digest::Digest;
+    use crate::table::{BaseType, DataType, Kind, SourceColumn};
+
+    /// One table at both ends, for tests of what is made from it: `t (id integer, a, b, c, d text)`.
+    pub(crate) struct Setting {
+        pub(crate) rule: Rule,
+        pub(crate) source: SourceTable,
+        pub(crate) destination: DestinationTable,
+        shape: Shape,
+        origin: Origin,
+        table: Qualified,
+    }
+
+    impl Setting {
+        /// `rule` is the rest of the rule. The primary key is `id`, if there is one.
+        pub(crate) fn new(rule: &str, primary_key: bool) -> Self {
+            let text = format!(r#"[{{"name": "t", {rule}}}]"#);
+            let rule = crate::config::rules_for_tests(&text).remove(0);
+            let keys: Vec<String> = if primary_key { vec!["id".to_owned()] } else { Vec::new() };
+            let columns = [("id", "int4", "integer", 23, true)]
+                .into_iter()
+                .chain(["a", "b", "c", "d"].map(|name| (name, "text", "text", 25, false)));
+            let column = |(at, (name, base, declared, oid, not_null)): (usize, _)| SourceColumn {
+                name: str::to_owned(name),
+                number: i16::try_from(at).unwrap() + 1,
+                not_null,
+                generated: false,
+                data_type: DataType {
+                    declared: str::to_owned(declared),
+                    base: BaseType {
+                        oid,
+                        name: str::to_owned(base),
+                        kind: 'b',
+                        formatted: str::to_owned(declared),
+                    },
+                    element: None,
+                    parts: Vec::new(),
+                },
+            };
+            let source = SourceTable {
+                columns: columns.enumerate().map(column).collect(),
+                primary_key: keys.clone(),
+                unique_indexes: if primary_key { vec![keys] } else { Vec::new() },
+                ..SourceTable::bare()
+            };
+            let shape = shape(&rule, &source, 17_00_00).unwrap();
+            let origin = origin(&rule, &source, &shape, (Some("7"), "shop"));
+            let destination = DestinationTable {
+                name: Qualified::new("copies", "t"),
+                kind: Kind::Table,
+                unlogged: false,
+                written: true,
+                estimated_rows: 1_000_000,
+                columns: shape.destination_columns(),
+                unique_indexes: Vec::new(),
+                comment: None,
+                inherits: false,
+            };
+            Self { rule, source, destination, shape, origin, table: Qualified::new("copies", "t") }
+        }
+
+        pub(crate) fn situation(&self) -> Situation<'_> {
+            Situation {
+                rule: &self.rule,
+                source: &self.source,
+                shape: &self.shape,
+                table: &self.table,
+                destination: Some(&self.destination),
+                staging: None,
+                destination_version: 17_00_00,
+                origin: &self.origin,
+                snapshot_kept: false,
+            }
+        }
+    }
 
     fn step(sql: &str) -> Step {
         Step::destination("do it", sql)

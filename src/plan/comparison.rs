@@ -340,6 +340,7 @@ pub fn is_due(rule: &Rule, asked: bool, last: Option<Timestamp>, now: Timestamp)
 mod tests {
     use std::time::Duration;
 
+    use super::super::tests::Setting;
     use super::*;
 
     fn rule(deletes: Deletes, reconcile_every: Option<Duration>) -> Rule {
@@ -383,6 +384,57 @@ mod tests {
 
     fn mending(extra: Deletes, max_delete_percent: Option<u8>) -> Mending {
         Mending { extra, max_delete_percent, ..Mending::bare() }
+    }
+
+    const MERGED: &str = r#""replication_key": "id""#;
+    const COPIED: &str = r#""mode": "full-refresh""#;
+    const APPENDED: &str = r#""replication_key": "id", "mode": "incremental-append""#;
+
+    #[test]
+    fn rows_are_compared_by_their_keys_and_where_they_have_none_whole() {
+        let compared = |rule: &str, primary_key: bool, depth| {
+            let setting = Setting::new(rule, primary_key);
+            let comparison = compare(&setting.situation(), depth, Expected::Few, None);
+            let digested = |digest: &Digest| {
+                let columns = ["id", "a", "b", "c", "d"].into_iter();
+                let found = columns.filter(|name| digest.key.contains(&format!("\"{name}\"")));
+                (found.collect::<Vec<_>>().concat(), digest.row.is_some())
+            };
+            assert_eq!(digested(&comparison.source), digested(&comparison.destination));
+            assert_eq!(comparison.versions, rule == APPENDED);
+            digested(&comparison.source)
+        };
+        assert_eq!(compared(MERGED, true, Depth::Keys), ("id".to_owned(), false));
+        assert_eq!(compared(MERGED, true, Depth::Rows), ("id".to_owned(), true));
+        assert_eq!(compared(COPIED, false, Depth::Rows), ("idabcd".to_owned(), false));
+        assert_eq!(compared(APPENDED, true, Depth::Keys), ("idabcd".to_owned(), false));
+    }
+
+    #[test]
+    fn few_rows_that_differ_are_looked_for_in_larger_buckets_than_many() {
+        let setting = Setting::new(MERGED, true);
+        let buckets = |expected| compare(&setting.situation(), Depth::Rows, expected, None).buckets;
+        assert_eq!((buckets(Expected::Few), buckets(Expected::Many)), (4096, 65_536));
+    }
+
+    #[test]
+    fn a_person_is_told_rows_by_their_keys_or_by_their_first_columns() {
+        let (keyed, bare) = (Setting::new(MERGED, true), Setting::new(COPIED, false));
+        assert_eq!(telling_columns(&keyed.situation()), ["id"]);
+        assert_eq!(telling_columns(&bare.situation()), ["id", "a", "b", "c"]);
+        let situation = keyed.situation();
+        let comparison = compare(&situation, Depth::Rows, Expected::Few, None);
+        let asked = |side| describe(&situation, &comparison, side, &[5, -6]);
+        let shown = r#"CASE num_nulls("id") WHEN 0 THEN left(concat("id"), 60) END"#;
+        let there = asked(Side::Source);
+        assert!(there.contains(shown) && there.contains(r#"FROM "s"."t""#), "{there}");
+        assert!(there.contains("'{5,-6}'"), "{there}");
+        let here = asked(Side::Destination);
+        assert!(here.contains(&shown.replace("(\"id", "(digested.\"id")), "{here}");
+        assert!(here.contains(r#"FROM "copies"."t" AS digested"#), "{here}");
+        // The digest of the key, and one of each of the five columns.
+        let selected = there.split("\nFROM").next().unwrap();
+        assert_eq!(selected.matches("hash_array_extended(ARRAY[int8send(hash").count(), 6);
     }
 
     #[test]
