@@ -119,3 +119,18 @@ fn damage_doubles_no_version() {
         ],
     });
 }
+
+#[test]
+fn a_damaged_state_file_remembers_nothing() {
+    replay(&Story {
+        majors: (15, 14),
+        settle: "0s",
+        tables: vec![2108],
+        steps: vec![
+            ("sync_beside_writers", 9339),
+            ("damage_state_file", 7994),
+            ("delete_receipt", 6534),
+            ("create_again", 4046),
+        ],
+    });
+}

@@ -248,7 +248,12 @@ impl World {
             judge::literal(&self.tables[at].destination)
         );
         let receipt = judge::rows_if_there(&mut self.destination, &receipt);
-        let remembered = receipt == ["1"] || !self.state_files().is_empty();
+        let name = &self.tables[at].name;
+        let tells = |text: &[u8]| {
+            let state: Value = serde_json::from_slice(text).unwrap_or_default();
+            state["source"]["table"] == name.as_str()
+        };
+        let remembered = receipt == ["1"] || self.state_files().iter().any(|(_, text)| tells(text));
         let (rows, marked) = (judge::Rows::new(), judge::Rows::new());
         let mut sight = Sight { oid, rows, marked, remembered };
         if sight.oid.is_none() {
