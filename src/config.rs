@@ -414,7 +414,8 @@ mod tests {
         assert!(pipeline.unwrap_err().causes.iter().any(|cause| cause.contains("SOURCE_PORT")));
         assert!(source.unwrap_err().causes.iter().any(|cause| cause.contains("SOURCE_PORT")));
         // What can be read in part is not taken in part.
-        let (_, source) = loaded(&format!("{DOTENV}oops\n"), None, &[]);
+        let (pipeline, source) = loaded(&format!("{DOTENV}oops\n"), Some("[]"), &[]);
+        assert!(pipeline.is_err());
         assert_eq!(source.unwrap_err().message, "`.env` line 7 is not `NAME=value`");
         let nowhere = load(Path::new("/nowhere/at/all"), &BTreeMap::new()).unwrap_err();
         assert!(nowhere.message.contains("there is no directory `/nowhere/at/all`"));
