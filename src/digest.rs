@@ -12,7 +12,7 @@
 //!
 //! Each value is hashed in a form of bytes that both sides share: as its type sends it, where that
 //! form is the only one a value has, else its text, as its type's output function writes it, in
-//! UTF-8 whatever the server's encoding. Hashes are PostgreSQL's own, of bytes: the same in all
+//! UTF-8 whatever the server's encoding. In a key, values that are equal have one form. Hashes are PostgreSQL's own, of bytes: the same in all
 //! versions since 11, for hash partitions depend on them, and cheap. (Those of numbers will not do:
 //! `hashint8extended` folds 64 bits to 32, `hash_numeric_extended` has no sign and takes NaN for
 //! NULL.) An array's hash is a sum over its elements, so the row's is hashed once more: else two rows
@@ -31,6 +31,8 @@ pub struct Digested {
     pub source: Rendering,
     /// At the destination, whose column has the mapped type.
     pub destination: Rendering,
+    /// On both sides where it identifies a row, if its type writes equal values in several ways.
+    pub key: Option<Rendering>,
 }
 
 /// How a value is written.
@@ -47,6 +49,8 @@ pub enum Rendering {
     },
     /// As its type's output function writes it, which a cast to text need not do.
     Written,
+    /// In the one form that equal values share, with `{}` for the value.
+    Shared(&'static str),
 }
 
 impl Rendering {
@@ -63,6 +67,7 @@ impl Rendering {
             Self::Written => {
                 format!("CASE num_nulls({column}) WHEN 0 THEN textsend(concat({column})) END")
             }
+            Self::Shared(form) => form.replace("{}", column),
         }
     }
 }
@@ -84,13 +89,32 @@ const SENT_TYPES: [(&str, &str); 12] = [
     ("varchar", "varcharsend"),
 ];
 
+/// The types that hold values which differ and yet are equal, such as 1.0 and 1.00, 0 and -0, a day
+/// and 24 hours: they are one key. Arrays and ranges of them are told apart by their text.
+const SHARED_FORMS: [(&str, &str); 6] = [
+    ("bpchar", "textsend({}::text)"),
+    ("float4", "textsend(({} + 0)::text)"),
+    ("float8", "textsend(({} + 0)::text)"),
+    ("interval", "int8send(interval_hash_extended({}, 0))"),
+    ("jsonb", "int8send(jsonb_hash_extended({}, 0))"),
+    ("numeric", "numeric_send(trim_scale({}))"),
+];
+
 impl Digested {
     /// How a column is digested whose type becomes `mapped`.
     #[must_use]
     pub fn new(name: &str, data_type: &DataType, mapped: &Mapped) -> Self {
         let (source, destination) = written(data_type, mapped);
-        Self { name: name.to_owned(), source, destination }
+        let shared = SHARED_FORMS.iter().find(|(own, _)| *own == data_type.base.name);
+        let key = shared.filter(|_| is_the_same(data_type, mapped) && data_type.element.is_none());
+        let key = key.map(|(_, form)| Rendering::Shared(form));
+        Self { name: name.to_owned(), source, destination, key }
     }
+}
+
+/// Whether both sides have the same type, and PostgreSQL brings it.
+fn is_the_same(data_type: &DataType, mapped: &Mapped) -> bool {
+    data_type.base.oid < FIRST_USER_OID && mapped.data_type == data_type.base.formatted
 }
 
 fn written(data_type: &DataType, mapped: &Mapped) -> (Rendering, Rendering) {
@@ -104,7 +128,7 @@ fn written(data_type: &DataType, mapped: &Mapped) -> (Rendering, Rendering) {
     if base.kind == 'e' {
         return both(AS_TEXT);
     }
-    if base.oid >= FIRST_USER_OID || mapped.data_type != base.formatted {
+    if !is_the_same(data_type, mapped) {
         return (Written, AS_TEXT);
     }
     let name = base.name.as_str();
@@ -414,6 +438,32 @@ mod tests {
         };
         becomes(&array(','), text, text);
         becomes(&array(';'), "textsend(c::text[]::text)", text);
+    }
+
+    #[test]
+    fn equal_values_of_a_key_have_one_form() {
+        let key = |data_type: &DataType| {
+            let mapped = crate::mapping::map(data_type, 17_00_00);
+            Digested::new("c", data_type, &mapped).key.map(|key| key.of("c"))
+        };
+        let shared = |name: &str, form: &str| {
+            assert_eq!(key(&data_type(name, name, 'b', 23)), Some(form.to_owned()));
+        };
+        shared("numeric", "numeric_send(trim_scale(c))");
+        shared("float8", "textsend((c + 0)::text)");
+        shared("bpchar", "textsend(c::text)");
+        shared("interval", "int8send(interval_hash_extended(c, 0))");
+        shared("jsonb", "int8send(jsonb_hash_extended(c, 0))");
+        let price = data_type("price", "numeric", 'b', 1700);
+        assert_eq!(key(&price), Some("numeric_send(trim_scale(c))".to_owned()));
+        for one_form in ["int4", "text", "timestamptz", "uuid"] {
+            assert_eq!(key(&data_type(one_form, one_form, 'b', 23)), None);
+        }
+        assert_eq!(key(&data_type("numeric", "numeric", 'b', 20_001)), None);
+        let base = data_type("numeric", "numeric", 'b', 1700).base;
+        let element = ElementType { base, is_domain: false, is_array: false, delimiter: ',' };
+        let array = data_type("numeric[]", "numeric", 'b', 1231);
+        assert_eq!(key(&DataType { element: Some(element), ..array }), None);
     }
 
     #[test]

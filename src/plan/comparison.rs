@@ -179,19 +179,17 @@ pub fn compare(
     let versions = situation.keeps_versions();
     let whole = versions || shape.unique_columns.is_empty();
     let digest = |side: Side, prefix: &str| {
-        let hashed = |columns: Vec<&Digested>| {
-            let values: Vec<String> =
-                columns.into_iter().map(|column| value(column, side, prefix)).collect();
-            digest::expression(&values)
-        };
         let forgotten = usize::from(planted(Fault::ColumnUndigested));
-        let row = hashed(shape.digested.iter().skip(forgotten).collect());
+        let columns = shape.digested.iter().skip(forgotten);
+        let values: Vec<String> = columns.map(|column| value(column, side, prefix)).collect();
+        let row = digest::expression(&values);
         if whole {
             return (row, None);
         }
         let of = |name: &String| shape.digested.iter().find(|column| column.name == *name);
-        let key = hashed(shape.unique_columns.iter().filter_map(of).collect());
-        (key, (depth == Depth::Rows).then_some(row))
+        let keys = shape.unique_columns.iter().filter_map(of);
+        let values: Vec<String> = keys.map(|column| key_value(column, side, prefix)).collect();
+        (digest::expression(&values), (depth == Depth::Rows).then_some(row))
     };
     let (key, row) = digest(Side::Source, "");
     let source = Digest {
@@ -262,6 +260,14 @@ fn value(column: &Digested, side: Side, prefix: &str) -> String {
         Side::Destination => &column.destination,
     };
     rendering.of(&format!("{prefix}{}", identifier(&column.name)))
+}
+
+/// The same of a column that identifies rows: equal values are one key.
+fn key_value(column: &Digested, side: Side, prefix: &str) -> String {
+    match &column.key {
+        Some(key) => key.of(&format!("{prefix}{}", identifier(&column.name))),
+        None => value(column, side, prefix),
+    }
 }
 
 /// So much of a value is shown to a person, in characters.

@@ -134,3 +134,13 @@ fn a_damaged_state_file_remembers_nothing() {
         ],
     });
 }
+
+#[test]
+fn a_key_that_is_equal_and_written_in_another_way_is_no_extra_row() {
+    replay(&Story {
+        majors: (17, 16),
+        settle: "0s",
+        tables: vec![2951, 7605],
+        steps: vec![("sync_beside_writers", 6046), ("verify", 1534), ("restart_source", 6695)],
+    });
+}

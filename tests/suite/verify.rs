@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, by, with};
 
 const SHOP: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN percent AS numeric(5,2);
@@ -393,4 +393,40 @@ fn a_repair_of_more_rows_than_one_query_can_name_adds_none_that_was_there() {
     assert_eq!(case.verify(1)["tables"][0]["missing"], 219_999);
     case.run(&["verify", "--repair"]).expect(0).says("repaired: 219999 rows written");
     case.assert_equal("public.numbers");
+}
+
+#[test]
+fn a_key_that_becomes_one_equal_to_it_is_the_same_row() {
+    let types = [
+        ("numeric", "1.0", "1.00"),
+        ("price", "7.5", "7.50"),
+        ("float4", "0", "-0"),
+        ("float8", "0", "-0"),
+        ("interval", "1 day", "24 hours"),
+        ("bpchar", "x", "x  "),
+        ("jsonb", "{\"a\": 1.0}", "{\"a\": 1.00}"),
+    ];
+    let mut create = "CREATE DOMAIN price AS numeric;".to_owned();
+    let (mut change, mut rules) = (String::new(), Vec::new());
+    for (at, (data_type, one, other)) in types.iter().enumerate() {
+        create += &format!(
+            "CREATE TABLE t{at} (k {data_type} PRIMARY KEY, at timestamptz DEFAULT now());
+             INSERT INTO t{at} VALUES ('{one}');"
+        );
+        change += &format!("UPDATE t{at} SET k = '{other}', at = now();");
+        rules.push(with(by(&format!("t{at}"), "at"), &json!({"deletes": "remove"})));
+    }
+    let mut case = Case::new(&create, &json!(rules));
+    case.sync();
+    case.at_source(&change);
+    let pending = case.verify(0);
+    for table in pending["tables"].as_array().expect("tables") {
+        assert_eq!((&table["pending"], &table["extra"]), (&json!(1), &json!(0)), "{table}");
+    }
+    let run = case.run(&["sync", "--verify"]);
+    run.expect(0);
+    assert!(!run.stdout.contains("removed"), "{}", run.stdout);
+    for at in 0..types.len() {
+        case.assert_equal(&format!("public.t{at}"));
+    }
 }
