@@ -185,5 +185,7 @@ mod tests {
             assert!(watermark.pending.len() <= MOST_PENDING);
         }
         assert_eq!(watermark.advance(None, &active(&[])).start.as_deref(), Some("9999"));
+        let many = |count: usize| thinned(vec![mark("1", &["1/1"]); count]).len();
+        assert_eq!((many(MOST_PENDING), many(MOST_PENDING + 1)), (32, 25));
     }
 }

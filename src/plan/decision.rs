@@ -252,3 +252,203 @@ fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
     let extra = there.iter().find(|other| wanted.iter().all(|column| column.name != other.name))?;
     Some(format!("the destination has a column `{}` that the source has not", extra.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Setting;
+    use super::*;
+    use crate::receipt::VERSION;
+
+    const MERGED: &str = r#""replication_key": "id""#;
+    const APPENDED: &str = r#""replication_key": "id", "mode": "incremental-append""#;
+    const MARKED: &str = r#""replication_key": "id", "deletes": "mark""#;
+
+    fn receipt(situation: &Situation, start: Option<&str>) -> Remembered {
+        let mut progress = Progress::default();
+        progress.watermark.start = start.map(str::to_owned);
+        let (pipeline, origin) = ("shop".to_owned(), situation.origin.clone());
+        Remembered::Receipt(Box::new(Receipt { version: VERSION, pipeline, origin, progress }))
+    }
+
+    fn staging(setting: &Setting) -> DestinationTable {
+        let comment = Some(crate::sql::ddl::STAGING_COMMENT.to_owned());
+        DestinationTable { unlogged: true, written: false, comment, ..setting.destination.clone() }
+    }
+
+    /// The decision in words: the kind of sync and why, or the error.
+    fn decided(situation: &Situation, remembered: &Remembered, full_refresh: bool) -> String {
+        match decide(situation, remembered, full_refresh) {
+            Ok(Decision::Copy { sync_type, reason }) => format!("{}: {reason}", sync_type.name()),
+            Ok(Decision::Merge { reason, .. }) => format!("merge: {reason}"),
+            Err(error) => format!("error: {}", error.message),
+        }
+    }
+
+    fn nothing() -> Remembered {
+        Remembered::Nothing("there is no receipt".to_owned())
+    }
+
+    #[test]
+    fn a_table_is_merged_from_where_the_last_sync_came_to() {
+        let merged = |rule: &str, start: Option<&str>| {
+            let setting = Setting::new(rule, true);
+            let staging = staging(&setting);
+            let situation = Situation { staging: Some(&staging), ..setting.situation() };
+            decided(&situation, &receipt(&situation, start), false)
+        };
+        assert_eq!(merged(MERGED, Some("7")), "merge: from 7");
+        assert_eq!(merged(MERGED, None), "merge: there is no watermark yet");
+        assert_eq!(merged(r#""mode": "diff""#, None), "merge: by digests");
+        assert_eq!(merged(r#""replication_key": "xmin""#, None), "merge: by xmin");
+        let setting = Setting::new(MERGED, true);
+        let staging = staging(&setting);
+        let situation = Situation { staging: Some(&staging), ..setting.situation() };
+        let predecessor = Remembered::Predecessor { greatest_key: "9".to_owned() };
+        let taken = decided(&situation, &predecessor, false);
+        assert_eq!(taken, "merge: taken over from the predecessor at 9");
+        let Ok(Decision::Merge { progress, .. }) = decide(&situation, &predecessor, false) else {
+            panic!("a merge");
+        };
+        assert_eq!(progress.watermark.start.as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_table_is_copied_where_that_was_asked_for_or_something_is_missing() {
+        let setting = Setting::new(MERGED, true);
+        let staging = staging(&setting);
+        let whole = Situation { staging: Some(&staging), ..setting.situation() };
+        let known = receipt(&whole, Some("7"));
+        assert_eq!(decided(&whole, &known, true), "full-refresh: --full-refresh was given");
+        assert_eq!(decided(&whole, &nothing(), false), "initial: there is no receipt");
+        let alone = setting.situation();
+        assert_eq!(decided(&alone, &known, false), "initial: there is no staging table `t_stg`");
+        let absent = Situation { destination: None, ..whole };
+        let reason = "initial: there is no such table at the destination";
+        assert_eq!(decided(&absent, &known, false), reason);
+        let copied = Setting::new(r#""mode": "full-refresh""#, true);
+        let reason = "full-refresh: its mode is full-refresh";
+        assert_eq!(decided(&copied.situation(), &nothing(), false), reason);
+    }
+
+    #[test]
+    fn versions_are_kept_whatever_is_forgotten_and_never_copied_over_unasked() {
+        let mut setting = Setting::new(APPENDED, true);
+        assert_eq!(decided(&setting.situation(), &nothing(), false), "merge: there is no receipt");
+        setting.destination.columns.remove(1);
+        let refused = decided(&setting.situation(), &nothing(), false);
+        assert!(
+            refused.starts_with("error: a new copy is called for, and would lose"),
+            "{refused}"
+        );
+        assert!(refused.ends_with("the destination has no column `a`"), "{refused}");
+        let asked = decided(&setting.situation(), &nothing(), true);
+        assert_eq!(asked, "full-refresh: --full-refresh was given");
+    }
+
+    #[test]
+    fn a_change_of_the_schema_is_a_new_copy_or_an_error_as_the_rule_wants_it() {
+        let changed = |rule: &str, change: fn(&mut Vec<Column>)| {
+            let mut setting = Setting::new(rule, true);
+            change(&mut setting.destination.columns);
+            let staging = staging(&setting);
+            let situation = Situation { staging: Some(&staging), ..setting.situation() };
+            decided(&situation, &receipt(&situation, Some("7")), false)
+        };
+        let missing = |columns: &mut Vec<Column>| drop(columns.remove(1));
+        assert_eq!(changed(MERGED, missing), "initial: the destination has no column `a`");
+        let retyped = |columns: &mut Vec<Column>| "bigint".clone_into(&mut columns[0].data_type);
+        assert_eq!(
+            changed(MERGED, retyped),
+            "initial: the destination's column `id` is bigint and must be integer"
+        );
+        let extra = |columns: &mut Vec<Column>| {
+            columns.push(Column { name: "z".to_owned(), ..columns[1].clone() });
+        };
+        assert_eq!(
+            changed(MERGED, extra),
+            "initial: the destination has a column `z` that the source has not"
+        );
+        assert_eq!(
+            changed(&format!(r#"{MERGED}, "on_schema_change": "fail""#), extra),
+            "error: the schema changed: the destination has a column `z` that the source has not"
+        );
+        // Both are put right in place.
+        let nullable = |columns: &mut Vec<Column>| columns[0].not_null = false;
+        assert_eq!(changed(MERGED, nullable), "merge: from 7");
+        let unmarked = |columns: &mut Vec<Column>| drop(columns.pop());
+        assert_eq!(changed(MARKED, unmarked), "merge: from 7");
+        assert_eq!(
+            changed(MARKED, |columns| drop(columns.remove(4))),
+            "initial: the destination has no column `d`"
+        );
+    }
+
+    #[test]
+    fn what_somebody_else_put_there_is_never_touched() {
+        let mut setting = Setting::new(MERGED, true);
+        let staging = staging(&setting);
+        let beside = |staging: &DestinationTable, remembered: &Remembered| {
+            let situation = Situation { staging: Some(staging), ..setting.situation() };
+            decided(&situation, remembered, false)
+        };
+        let known = receipt(&setting.situation(), Some("7"));
+        let written = DestinationTable { written: true, ..staging.clone() };
+        let theirs = DestinationTable { comment: None, ..written.clone() };
+        assert_eq!(beside(&written, &nothing()), "initial: there is no receipt");
+        assert_eq!(beside(&theirs, &known), "merge: from 7");
+        let empty = DestinationTable { written: false, ..theirs.clone() };
+        assert_eq!(beside(&empty, &nothing()), "initial: there is no receipt");
+        let refused = beside(&theirs, &nothing());
+        assert!(refused.contains("holds rows that this tool did not put there"), "{refused}");
+        let view = DestinationTable { kind: Kind::View, ..staging };
+        assert_eq!(beside(&view, &known), "error: `copies.t_stg` at the destination is a view");
+        setting.destination.inherits = true;
+        let refused = decided(&setting.situation(), &known, true);
+        assert!(refused.contains("is a partition, or inherits"), "{refused}");
+        setting.destination.kind = Kind::View;
+        let refused = decided(&setting.situation(), &known, true);
+        assert_eq!(refused, "error: `copies.t` at the destination is a view");
+    }
+
+    #[test]
+    fn only_a_table_of_the_right_shape_is_compared() {
+        let mut setting = Setting::new(MARKED, true);
+        let refused = |situation: &Situation| {
+            ready_to_compare(situation).map_err(|error| error.message).err()
+        };
+        assert_eq!(refused(&setting.situation()), None);
+        let absent = Situation { destination: None, ..setting.situation() };
+        let said = "there is no table `copies.t` at the destination";
+        assert_eq!(refused(&absent).as_deref(), Some(said));
+        setting.destination.columns.pop();
+        let said = "the schema changed: the destination has no column `_deleted_at`";
+        assert_eq!(refused(&setting.situation()).as_deref(), Some(said));
+        let mut plain = Setting::new(MERGED, true);
+        assert_eq!(refused(&plain.situation()), None);
+        plain.destination.columns.pop();
+        let said = "the schema changed: the destination has no column `d`";
+        assert_eq!(refused(&plain.situation()).as_deref(), Some(said));
+    }
+
+    #[test]
+    fn a_difference_of_schemas_is_spelled_out_as_by_diff() {
+        let setting = Setting::new(MERGED, true);
+        let shape = setting.situation().shape;
+        let mut there = setting.destination.columns.clone();
+        assert_eq!(schema_difference(shape, &there), Vec::<String>::new());
+        there[0].not_null = false;
+        there[1].data_type = "bigint".to_owned();
+        there[2].name = "z".to_owned();
+        assert_eq!(
+            schema_difference(shape, &there),
+            [
+                r#"- "id" integer"#,
+                r#"+ "id" integer NOT NULL"#,
+                r#"- "a" bigint"#,
+                r#"+ "a" text"#,
+                r#"- "z" text"#,
+                r#"+ "b" text"#,
+            ]
+        );
+    }
+}

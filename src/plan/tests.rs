@@ -1,0 +1,162 @@
+//! Tests of plans as values, and one table at both ends for tests of what is made from it.
+
+use super::*;
+use crate::sql::digest::Digest;
+use crate::table::{BaseType, DataType, Kind, SourceColumn};
+
+/// One table at both ends, for tests of what is made from it: `t (id integer, a, b, c, d text)`.
+pub(crate) struct Setting {
+    pub(crate) rule: Rule,
+    pub(crate) source: SourceTable,
+    pub(crate) destination: DestinationTable,
+    shape: Shape,
+    origin: Origin,
+    table: Qualified,
+}
+
+impl Setting {
+    /// `rule` is the rest of the rule. The primary key is `id`, if there is one.
+    pub(crate) fn new(rule: &str, primary_key: bool) -> Self {
+        let text = format!(r#"[{{"name": "t", {rule}}}]"#);
+        let rule = crate::config::rules_for_tests(&text).remove(0);
+        let keys: Vec<String> = if primary_key { vec!["id".to_owned()] } else { Vec::new() };
+        let columns = [("id", "int4", "integer", 23, true)]
+            .into_iter()
+            .chain(["a", "b", "c", "d"].map(|name| (name, "text", "text", 25, false)));
+        let column = |(at, (name, base, declared, oid, not_null)): (usize, _)| SourceColumn {
+            name: str::to_owned(name),
+            number: i16::try_from(at).unwrap() + 1,
+            not_null,
+            generated: false,
+            data_type: DataType {
+                declared: str::to_owned(declared),
+                base: BaseType {
+                    oid,
+                    name: str::to_owned(base),
+                    kind: 'b',
+                    formatted: str::to_owned(declared),
+                },
+                element: None,
+                parts: Vec::new(),
+            },
+        };
+        let source = SourceTable {
+            columns: columns.enumerate().map(column).collect(),
+            primary_key: keys.clone(),
+            unique_indexes: if primary_key { vec![keys] } else { Vec::new() },
+            ..SourceTable::bare()
+        };
+        let shape = shape(&rule, &source, 17_00_00).unwrap();
+        let origin = origin(&rule, &source, &shape, (Some("7"), "shop"));
+        let destination = DestinationTable {
+            name: Qualified::new("copies", "t"),
+            kind: Kind::Table,
+            unlogged: false,
+            written: true,
+            estimated_rows: 1_000_000,
+            columns: shape.destination_columns(),
+            unique_indexes: Vec::new(),
+            comment: None,
+            inherits: false,
+        };
+        Self { rule, source, destination, shape, origin, table: Qualified::new("copies", "t") }
+    }
+
+    pub(crate) fn situation(&self) -> Situation<'_> {
+        Situation {
+            rule: &self.rule,
+            source: &self.source,
+            shape: &self.shape,
+            table: &self.table,
+            destination: Some(&self.destination),
+            staging: None,
+            destination_version: 17_00_00,
+            origin: &self.origin,
+            snapshot_kept: false,
+        }
+    }
+}
+
+fn step(sql: &str) -> Step {
+    Step::destination("do it", sql)
+}
+
+fn plan(before: Vec<Step>) -> Plan {
+    Plan {
+        sync_type: SyncType::Incremental,
+        reason: String::new(),
+        notes: Vec::new(),
+        details: Vec::new(),
+        before,
+        load: None,
+        after: vec![step("after")],
+        reconciliation: None,
+        finish: vec![step("receipt"), step("commit")],
+        nothing_if_empty: false,
+    }
+}
+
+fn load(from: Reading) -> Load {
+    let rows = Mending::bare().selection;
+    Load { rows, from, into: "into".to_owned(), format: Format::Text, hint: None }
+}
+
+fn reconciliation(versions: bool) -> Reconciliation {
+    let digest = |name| Digest {
+        table: Qualified::new("s", name),
+        alias: None,
+        key: "1".to_owned(),
+        row: None,
+        conditions: Vec::new(),
+    };
+    let comparison = Comparison {
+        source: digest("there"),
+        destination: digest("here"),
+        buckets: 1,
+        versions,
+        pending: None,
+        settled: None,
+    };
+    Reconciliation { comparison, mending: Mending::bare() }
+}
+
+#[test]
+fn a_new_copy_heals_rows_that_share_keys_only_where_an_index_was_to_be_made() {
+    let failed = |sqlstate: &str| Error {
+        sqlstate: Some(sqlstate.to_owned()),
+        ..Error::table("cannot do it")
+    };
+    let indexed = plan(vec![step("begin"), step("index").result(Outcome::Distinct)]);
+    assert!(indexed.heals_by_copying(&failed("23505")));
+    assert!(!indexed.heals_by_copying(&failed("23502")));
+    assert!(!plan(vec![step("begin")]).heals_by_copying(&failed("23505")));
+}
+
+#[test]
+fn the_statements_of_a_plan_are_told_in_the_order_in_which_they_run() {
+    let told = |plan: &Plan| {
+        // Of a digest, the table.
+        let word = |statement: Statement| match statement.sql.split('"').nth(3) {
+            Some(table) => table.to_owned(),
+            None => statement.sql,
+        };
+        plan.statements().into_iter().map(word).collect::<Vec<_>>().join(" ")
+    };
+    let copied =
+        Plan { load: Some(load(Reading::Copy("out".to_owned()))), ..plan(vec![step("before")]) };
+    assert_eq!(told(&copied), "out before into after receipt commit");
+    let dumped = Reading::PgDump {
+        table: Qualified::new("s", "t"),
+        columns: Vec::new(),
+        without: Vec::new(),
+    };
+    let dumped = Plan { load: Some(load(dumped)), ..plan(Vec::new()) };
+    assert!(dumped.statements()[0].sql.starts_with("pg_dump --data-only"));
+    let compared = |versions| Plan {
+        reconciliation: Some(reconciliation(versions)),
+        ..plan(vec![step("before")])
+    };
+    assert_eq!(told(&compared(false)), "before there here receipt commit");
+    assert_eq!(told(&compared(true)), "before receipt commit");
+    assert_eq!(compared(false).statements()[1].on, Side::Source);
+}
