@@ -178,6 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_be_absent_and_must_be_readable_where_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |name: &str| {
+            let mut mistakes = Vec::new();
+            assert!(read(&folder.path().join(name), &mut mistakes).is_empty());
+            mistakes.join(", ")
+        };
+        assert_eq!(said("absent"), "");
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
+        assert!(said("folder").starts_with("cannot read"), "{}", said("folder"));
+        std::fs::write(folder.path().join("latin"), b"A=\xe9").unwrap();
+        assert!(said("latin").ends_with("is not UTF-8 text"), "{}", said("latin"));
+    }
+
+    #[test]
     fn a_line_that_is_no_assignment_is_named_by_its_number_alone() {
         let mut mistakes = Vec::new();
         parse("A=b\n\nhunter2\nB='open", &mut mistakes);
@@ -188,6 +203,9 @@ mod tests {
                 "`.env` line 4 opens a quote that is never closed"
             ]
         );
+        mistakes.clear();
+        parse("A=b\nB='one\ntwo\nthree'\nhunter2", &mut mistakes);
+        assert_eq!(mistakes, ["`.env` line 5 is not `NAME=value`"]);
     }
 
     proptest! {

@@ -444,6 +444,27 @@ mod tests {
     }
 
     #[test]
+    fn a_repair_makes_the_index_again_and_keeps_no_marked_row_from_it() {
+        let steps = |rule: &str, indexed: bool| {
+            let mut setting = Setting::new(rule, true);
+            if !indexed {
+                setting.destination.unique_indexes.clear();
+            }
+            let situation = setting.situation();
+            let comparison = compare(&situation, Depth::Rows, Expected::Few, None);
+            let repair = reconcile(&situation, comparison, Deletes::Remove).as_repair(&situation);
+            assert!(repair.mending.doubled && repair.mending.max_delete_percent.is_none());
+            let first = |step: &Step| step.sql.split(' ').next().unwrap_or_default().to_owned();
+            repair.mending.before.iter().map(first).collect::<Vec<_>>().join(" ")
+        };
+        let marked = r#""replication_key": "id", "deletes": "mark""#;
+        assert_eq!(steps(MERGED, true), "CREATE");
+        assert_eq!(steps(MERGED, false), "CREATE CREATE");
+        assert_eq!(steps(marked, false), "DELETE CREATE CREATE");
+        assert_eq!(steps(marked, true), "CREATE");
+    }
+
+    #[test]
     fn a_stop_says_what_was_seen_and_what_would_have_happened() {
         let stopped = mending(Deletes::Remove, Some(50)).stop(600, 1000).unwrap();
         assert_eq!(

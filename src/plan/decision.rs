@@ -257,17 +257,15 @@ fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
 mod tests {
     use super::super::tests::Setting;
     use super::*;
-    use crate::receipt::VERSION;
 
     const MERGED: &str = r#""replication_key": "id""#;
     const APPENDED: &str = r#""replication_key": "id", "mode": "incremental-append""#;
     const MARKED: &str = r#""replication_key": "id", "deletes": "mark""#;
 
     fn receipt(situation: &Situation, start: Option<&str>) -> Remembered {
-        let mut progress = Progress::default();
-        progress.watermark.start = start.map(str::to_owned);
-        let (pipeline, origin) = ("shop".to_owned(), situation.origin.clone());
-        Remembered::Receipt(Box::new(Receipt { version: VERSION, pipeline, origin, progress }))
+        let mut receipt = super::super::tests::receipt(situation);
+        receipt.progress.watermark.start = start.map(str::to_owned);
+        Remembered::Receipt(Box::new(receipt))
     }
 
     fn staging(setting: &Setting) -> DestinationTable {

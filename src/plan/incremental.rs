@@ -220,3 +220,69 @@ pub(super) fn renew_staging(situation: &Situation) -> Vec<Step> {
         (false, _) => vec![Step::destination(&purpose, ddl::drop_table(&name)), create],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Setting, receipt};
+    use super::*;
+
+    const MERGED: &str = r#""replication_key": "id""#;
+
+    fn staging(setting: &Setting) -> DestinationTable {
+        let columns = setting.situation().shape.columns.iter().cloned();
+        let columns = columns.map(|column| Column { not_null: false, ..column }).collect();
+        DestinationTable { unlogged: true, written: false, columns, ..setting.destination.clone() }
+    }
+
+    #[test]
+    fn nothing_is_written_where_no_row_travels_and_nothing_is_to_be_put_right() {
+        let idle = |change: fn(&mut DestinationTable), known, holding_null: &[&str]| {
+            let mut setting = Setting::new(MERGED, true);
+            change(&mut setting.destination);
+            let staging = staging(&setting);
+            let situation = Situation { staging: Some(&staging), ..setting.situation() };
+            let holding_null: Vec<String> =
+                holding_null.iter().map(|&name| name.to_owned()).collect();
+            let merge = Merge {
+                reason: String::new(),
+                since: None,
+                reconciliation: None,
+                receipt: &receipt(&situation),
+                known,
+                holding_null: &holding_null,
+            };
+            incremental(&situation, merge).nothing_if_empty
+        };
+        assert!(idle(|_| {}, true, &[]));
+        assert!(!idle(|_| {}, false, &[]), "the receipt says more");
+        assert!(!idle(|there| there.unique_indexes.clear(), true, &[]), "the index is to be made");
+        let nullable = |there: &mut DestinationTable| there.columns[0].not_null = false;
+        assert!(!idle(nullable, true, &[]), "it could refuse NULL");
+        assert!(idle(nullable, true, &["id"]), "it goes on holding NULL");
+    }
+
+    #[test]
+    fn a_staging_table_that_fits_is_kept_and_emptied_where_it_holds_something() {
+        let setting = Setting::new(MERGED, true);
+        let renewed = |change: fn(&mut DestinationTable)| {
+            let mut staging = staging(&setting);
+            change(&mut staging);
+            let situation = Situation { staging: Some(&staging), ..setting.situation() };
+            let first_word =
+                |step: &Step| step.sql.split(' ').next().unwrap_or_default().to_owned();
+            renew_staging(&situation).iter().map(first_word).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(renewed(|_| {}), "");
+        assert_eq!(renewed(|staging| staging.written = true), "TRUNCATE");
+        assert_eq!(renewed(|staging| staging.unlogged = false), "DROP CREATE");
+        assert_eq!(renewed(|staging| drop(staging.columns.pop())), "DROP CREATE");
+        assert_eq!(renewed(|staging| staging.columns.swap(1, 2)), "DROP CREATE");
+        assert_eq!(
+            renewed(|staging| "xml".clone_into(&mut staging.columns[1].data_type)),
+            "DROP CREATE"
+        );
+        assert_eq!(renewed(|staging| staging.columns[1].not_null = true), "DROP CREATE");
+        let none = renew_staging(&setting.situation());
+        assert!(none.len() == 1 && none[0].sql.starts_with("CREATE"), "{none:?}");
+    }
+}

@@ -275,3 +275,102 @@ fn travels(rule: &Rule, name: &str, rule_key: &str) -> Result<()> {
 pub(super) fn filter_hint(rule: &Rule) -> Option<String> {
     rule.filter.as_ref().map(|filter| format!("check \"where\" in tables-config.json: {filter}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Setting;
+    use super::*;
+    use crate::table::{BaseType, ElementType, Kind};
+
+    const MERGED: &str = r#""replication_key": "id""#;
+
+    /// The unique columns of a rule, or the error, where the source was changed.
+    fn unique(rule: &str, primary_key: bool, change: fn(&mut SourceTable)) -> String {
+        let mut setting = Setting::new(r#""mode": "full-refresh""#, primary_key);
+        change(&mut setting.source);
+        let rule = Setting::rule(rule);
+        match shape(&rule, &setting.source, 17_00_00) {
+            Ok(shape) => shape.unique_columns.join(", "),
+            Err(error) => error.message,
+        }
+    }
+
+    #[test]
+    fn rows_are_identified_by_the_rule_else_by_the_primary_key() {
+        let unchanged = |_: &mut SourceTable| {};
+        let named = r#""replication_key": "id", "unique_cols": ["b", "a"]"#;
+        assert_eq!(unique(named, true, unchanged), "b, a");
+        assert_eq!(unique(MERGED, true, unchanged), "id");
+        assert_eq!(
+            unique(MERGED, false, unchanged),
+            "`t` has no primary key at the source, and the rule has no `unique_cols`"
+        );
+        assert_eq!(unique(r#""mode": "full-refresh""#, false, unchanged), "");
+        let without = r#""mode": "diff", "columns": {"exclude": ["id"]}"#;
+        assert_eq!(
+            unique(without, true, unchanged),
+            "the primary key of `t` (id) is not among the columns that are copied"
+        );
+        // It says nothing about the rows of children.
+        let parent = |source: &mut SourceTable| source.has_children = true;
+        assert_eq!(unique(MERGED, true, parent), "id");
+        assert_eq!(unique(r#""mode": "full-refresh""#, true, parent), "");
+        assert_eq!(unique(r#""mode": "full-refresh""#, true, unchanged), "id");
+        // Its values may be told apart inside one server only.
+        let procedure = |source: &mut SourceTable| {
+            source.columns[0].data_type.base = BaseType {
+                oid: 24,
+                name: "regproc".to_owned(),
+                kind: 'b',
+                formatted: "regproc".to_owned(),
+            };
+        };
+        assert_eq!(unique(r#""mode": "full-refresh""#, true, procedure), "");
+        assert!(unique(r#""mode": "diff""#, true, procedure).contains("`id`"));
+    }
+
+    #[test]
+    fn what_a_rule_needs_must_travel() {
+        let unchanged = |_: &mut SourceTable| {};
+        let excluded = r#""replication_key": "a", "columns": {"exclude": ["a"]}"#;
+        assert_eq!(
+            unique(excluded, true, unchanged),
+            "`columns` excludes `a`, which `replication_key` needs"
+        );
+        let not_included = r#""replication_key": "a", "columns": {"include": ["id"]}"#;
+        assert_eq!(
+            unique(not_included, true, unchanged),
+            "`columns` does not include `a`, which `replication_key` needs"
+        );
+        let view = |source: &mut SourceTable| source.kind = Kind::View;
+        let by_xmin = r#""replication_key": "xmin", "unique_cols": ["id"]"#;
+        assert_eq!(unique(by_xmin, true, view), "`s.t` cannot be read by xmin: it is a view");
+        assert_eq!(unique(by_xmin, true, unchanged), "id");
+    }
+
+    #[test]
+    fn the_hint_to_a_filter_repeats_it() {
+        assert_eq!(filter_hint(&Setting::rule(MERGED)), None);
+        let filtered = Setting::rule(r#""mode": "full-refresh", "where": "a > 'x'""#);
+        let hint = filter_hint(&filtered);
+        assert_eq!(hint.as_deref(), Some(r#"check "where" in tables-config.json: a > 'x'"#));
+    }
+
+    #[test]
+    fn only_arrays_without_commas_need_casts() {
+        let mut setting = Setting::new(MERGED, true);
+        let base = BaseType {
+            oid: 20_000,
+            name: "box".to_owned(),
+            kind: 'b',
+            formatted: "box".to_owned(),
+        };
+        let element = ElementType { base, is_domain: false, is_array: false, delimiter: ',' };
+        let mut casts = |delimiter| {
+            let element = Some(ElementType { delimiter, ..element.clone() });
+            setting.source.columns[1].data_type.element = element;
+            shape(&setting.rule, &setting.source, 17_00_00).unwrap().needs_casts()
+        };
+        assert_eq!((casts(','), casts(';')), (false, true));
+    }
+}

@@ -1,6 +1,7 @@
 //! Tests of plans as values, and one table at both ends for tests of what is made from it.
 
 use super::*;
+use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::digest::Digest;
 use crate::table::{BaseType, DataType, Kind, SourceColumn};
 
@@ -17,8 +18,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// `rule` is the rest of the rule. The primary key is `id`, if there is one.
     pub(crate) fn new(rule: &str, primary_key: bool) -> Self {
-        let text = format!(r#"[{{"name": "t", {rule}}}]"#);
-        let rule = crate::config::rules_for_tests(&text).remove(0);
+        let rule = Self::rule(rule);
         let keys: Vec<String> = if primary_key { vec!["id".to_owned()] } else { Vec::new() };
         let columns = [("id", "int4", "integer", 23, true)]
             .into_iter()
@@ -55,11 +55,22 @@ impl Setting {
             written: true,
             estimated_rows: 1_000_000,
             columns: shape.destination_columns(),
-            unique_indexes: Vec::new(),
+            unique_indexes: vec![UniqueIndex {
+                name: "t_key".to_owned(),
+                columns: vec!["id".to_owned()],
+                immediate: true,
+                nulls_not_distinct: false,
+            }],
             comment: None,
             inherits: false,
         };
         Self { rule, source, destination, shape, origin, table: Qualified::new("copies", "t") }
+    }
+
+    /// A rule for `t`, of which this is the rest.
+    pub(crate) fn rule(rest: &str) -> Rule {
+        let text = format!(r#"[{{"name": "t", {rest}}}]"#);
+        crate::config::rules_for_tests(&text).remove(0)
     }
 
     pub(crate) fn situation(&self) -> Situation<'_> {
@@ -75,6 +86,12 @@ impl Setting {
             snapshot_kept: false,
         }
     }
+}
+
+/// A receipt of a sync that has come to nothing yet.
+pub(crate) fn receipt(situation: &Situation) -> Receipt {
+    let (pipeline, origin) = ("shop".to_owned(), situation.origin.clone());
+    Receipt { version: VERSION, pipeline, origin, progress: Progress::default() }
 }
 
 fn step(sql: &str) -> Step {
