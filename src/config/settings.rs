@@ -241,6 +241,52 @@ mod tests {
     }
 
     #[test]
+    fn a_pipeline_is_called_after_its_directory_where_it_has_no_name() {
+        let name = |pairs: &[(&str, &str)], directory: &str| {
+            interpret(&variables(pairs), Path::new(directory), &mut Vec::new()).unwrap().pipeline
+        };
+        assert_eq!(name(&[("PIPELINE_NAME", "nightly")], "shop"), "nightly");
+        assert_eq!(name(&[], "/nowhere/shop"), "shop");
+        assert_eq!(name(&[], "/usr/../usr/bin/.."), "usr");
+        assert_eq!(name(&[], "/"), "pipeline");
+    }
+
+    #[test]
+    fn metrics_go_to_a_file_beside_the_pipelines_own() {
+        let read = |file: &str| {
+            let given = variables(&[("METRICS_FILE", file)]);
+            let mut mistakes = Vec::new();
+            let settings = interpret(&given, Path::new("/shop"), &mut mistakes).unwrap();
+            (settings.metrics, mistakes.len())
+        };
+        assert_eq!(read("metrics.prom"), (Some(PathBuf::from("/shop/metrics.prom")), 0));
+        assert_eq!(read("/var/m.prom"), (Some(PathBuf::from("/var/m.prom")), 0));
+        assert_eq!(read("tables-config.json").1, 1);
+        assert_eq!(read("/shop/.env").1, 1);
+    }
+
+    #[test]
+    fn ports_schemas_and_webhooks_have_their_limits() {
+        let right = |name: &str, value: &str| mistakes_in(&[(name, value)]).is_empty();
+        assert!(right("SOURCE_PORT", "1") && right("SOURCE_PORT", "65535"));
+        assert!(!right("SOURCE_PORT", "0") && !right("SOURCE_PORT", "65536"));
+        assert!(right("DEST_SCHEMA", &"x".repeat(63)) && !right("DEST_SCHEMA", &"x".repeat(64)));
+        assert!(right("WEBHOOK_URL", "http://h") && right("WEBHOOK_URL", "HTTPS://h/x"));
+        assert!(!right("WEBHOOK_URL", "https:///x") && !right("WEBHOOK_URL", "https://"));
+        assert!(!right("WEBHOOK_URL", "ftp://h"));
+    }
+
+    #[test]
+    fn a_source_is_read_whatever_the_destination_is() {
+        let mut given = variables(&[("SOURCE_URL", "postgresql://u@a:6000/d"), ("DEST_PORT", "x")]);
+        given.retain(|name, _| {
+            !["SOURCE_HOST", "SOURCE_USERNAME", "SOURCE_DB"].contains(&name.as_str())
+        });
+        let found = source(&given, &mut Vec::new()).unwrap();
+        assert_eq!((found.address().as_str(), found.user.as_str()), ("a:6000/d", "u"));
+    }
+
+    #[test]
     fn a_unix_socket_is_never_asked_for_tls() {
         let given =
             variables(&[("SOURCE_HOST", "/run/postgresql"), ("SOURCE_SSLMODE", "verify-full")]);
