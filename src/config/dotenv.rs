@@ -204,6 +204,10 @@ mod tests {
             ]
         );
         mistakes.clear();
+        let read = parse("exportA=b\n=c\nd e=f", &mut mistakes);
+        assert_eq!(read.keys().collect::<Vec<_>>(), ["exportA"]);
+        assert_eq!(mistakes.len(), 2);
+        mistakes.clear();
         parse("A=b\nB='one\ntwo\nthree'\nhunter2", &mut mistakes);
         assert_eq!(mistakes, ["`.env` line 5 is not `NAME=value`"]);
     }

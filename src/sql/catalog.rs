@@ -467,3 +467,17 @@ WHERE n.nspname = {schema} AND c.relname = {name}",
         view_triggers = view_part(triggers),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_reach_the_catalog_as_literals() {
+        assert!(table_names("it's").contains("WHERE n.nspname = 'it''s'"));
+        let asked = Question::SourceTables.execute("it's", &["a", "b\\"]);
+        assert_eq!(asked, r"EXECUTE source_tables ('it''s', ARRAY['a', E'b\\']::name[])");
+        assert!(Question::DestinationTables.prepare().starts_with("PREPARE destination_tables"));
+        assert!(Question::SourceTables.prepare().contains("c.relname = ANY ($2)"));
+    }
+}

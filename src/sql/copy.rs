@@ -188,3 +188,51 @@ pub fn has_reached(table: &Qualified, column: &str, value: &str, key_type: &str)
     let column = identifier(column);
     format!("SELECT EXISTS (SELECT FROM {table} WHERE {column} >= {}::{key_type})", literal(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_for_keys_quote_what_they_name() {
+        let table = Qualified::new("s", "t");
+        assert_eq!(
+            greatest_key(&table, "at", None),
+            r#"SELECT source."at"::text FROM "s"."t" AS source WHERE source."at" IS NOT NULL ORDER BY source."at" DESC LIMIT 1"#
+        );
+        assert_eq!(
+            beyond(&table, "at", "{key} < 'NaN'"),
+            r#"SELECT coalesce((SELECT NOT (source."at" < 'NaN') FROM "s"."t" AS source WHERE source."at" IS NOT NULL ORDER BY source."at" DESC LIMIT 1), false)"#
+        );
+        let null = r#"SELECT EXISTS (SELECT FROM "s"."t" WHERE "at" IS NULL)"#;
+        assert_eq!(holds_null_key(&table, "at"), null);
+        let lower = "SELECT least('it''s'::text, '7'::text)::text";
+        assert_eq!(lower_key("it's", "7", "text"), lower);
+        let reached = r#"SELECT EXISTS (SELECT FROM "s"."t" WHERE "at" >= '7'::integer)"#;
+        assert_eq!(has_reached(&table, "at", "7", "integer"), reached);
+    }
+
+    #[test]
+    fn a_selection_is_read_explained_and_asked_for_any_row() {
+        let mut rows = Selection {
+            table: Qualified::new("s", "t"),
+            columns: vec![
+                Selected { name: "id".to_owned(), cast: None },
+                Selected { name: "x".to_owned(), cast: Some("text[]".to_owned()) },
+            ],
+            filter: Some("a > 1 -- all".to_owned()),
+            condition: None,
+        };
+        let query = "SELECT \"id\", \"x\"::text[] FROM \"s\".\"t\" WHERE (a > 1 -- all\n)";
+        assert_eq!(rows.query(), query);
+        assert_eq!(rows.explain(), format!("EXPLAIN (FORMAT JSON) {query}"));
+        assert_eq!(rows.copy_out(Format::Text), format!("COPY ({query}) TO STDOUT"));
+        rows.condition = Some("b".to_owned());
+        assert_eq!(rows.query(), format!("{query} AND (b)"));
+        assert!(
+            rows.any().ends_with("AND (b)) SELECT EXISTS (SELECT FROM found)"),
+            "{}",
+            rows.any()
+        );
+    }
+}

@@ -107,3 +107,31 @@ pub fn holds_null(table: &Qualified, column: &str) -> String {
 pub fn set_not_null(table: &Qualified, column: &str) -> String {
     format!("ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL", identifier(column))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_wherever_they_stand() {
+        let (table, name) = (Qualified::new("s", "t\"t"), "a b");
+        assert_eq!(create_schema(name), r#"CREATE SCHEMA IF NOT EXISTS "a b""#);
+        assert_eq!(drop_table(&table), r#"DROP TABLE IF EXISTS "s"."t""t""#);
+        assert_eq!(truncate(&table), r#"TRUNCATE "s"."t""t""#);
+        assert_eq!(analyze(&table), r#"ANALYZE "s"."t""t""#);
+        let alter = |rest: &str| format!(r#"ALTER TABLE "s"."t""t" {rest}"#);
+        let added = alter(r#"ADD COLUMN "a b" integer"#);
+        assert_eq!(add_column(&table, name, "integer"), added);
+        let dropped = alter(r#"ALTER COLUMN "a b" DROP NOT NULL"#);
+        assert_eq!(drop_not_null(&table, name), dropped);
+        assert_eq!(set_not_null(&table, name), alter(r#"ALTER COLUMN "a b" SET NOT NULL"#));
+        let index = r#"CREATE UNIQUE INDEX "i" ON "s"."t""t" ("a b", "c")"#;
+        let columns = ["a b".to_owned(), "c".to_owned()];
+        assert_eq!(create_unique_index("i", &table, &columns, false), index);
+        let nulls = format!("{index} NULLS NOT DISTINCT");
+        assert_eq!(create_unique_index("i", &table, &columns, true), nulls);
+        assert_eq!(create_index("i", &table, &columns), index.replace("UNIQUE ", ""));
+        let null = r#"SELECT EXISTS (SELECT FROM "s"."t""t" AS there WHERE num_nulls("a b") > 0)"#;
+        assert_eq!(holds_null(&table, name), null);
+    }
+}
