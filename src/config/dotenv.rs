@@ -162,6 +162,8 @@ mod tests {
         assert_eq!(value_of("A='b # c' # comment"), "b # c");
         assert_eq!(value_of("A=\"b\\nc\""), "b\nc");
         assert_eq!(value_of("A='b\\nc'"), "b\\nc");
+        assert_eq!(value_of("A=\"b\\rc\""), "b\rc");
+        assert_eq!(value_of("A='b\\rc'"), "b\\rc");
         assert_eq!(value_of("A=`b'\"c`"), "b'\"c");
         assert_eq!(value_of("A='it\\'s'"), "it\\'s");
         assert_eq!(value_of("A='C:\\dir\\'"), "C:\\dir\\");
