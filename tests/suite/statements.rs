@@ -14,7 +14,7 @@ use incremental_replication::plan::{
 use incremental_replication::receipt::{Origin, Progress, Receipt, SourceIdentity};
 use incremental_replication::sql::catalog::Question;
 use incremental_replication::sql::digest::Digest;
-use incremental_replication::sql::{Qualified, catalog, digest};
+use incremental_replication::sql::{self, Qualified, catalog, digest, inspect, session};
 use incremental_replication::table::dependent::Dependents;
 use incremental_replication::table::{DestinationTable, SourceTable};
 use incremental_replication::watermark::Watermark;
@@ -444,4 +444,42 @@ fn a_new_copy_keeps_what_people_put_on_the_table() {
     // How a server prints a view's definition differs between versions.
     let text = shown(&plan).replace("SELECT orders.id", "SELECT id");
     snapshot("plan__replacing", &text);
+}
+
+#[test]
+fn questions_of_every_kind() {
+    let mut case = Case::new(
+        "CREATE TABLE \"it's\" (id int PRIMARY KEY, at timestamptz)",
+        &json!([{"name": "it's", "replication_key": "at"}]),
+    );
+    case.sync();
+    let table = Qualified::new("public", "it's");
+    let receipts = table.beside("_sync_state");
+    let source = [
+        sql::activity::in_flight("a program"),
+        catalog::table_names("public"),
+        inspect::rights("public"),
+        inspect::columns("public"),
+        sql::copy::holds_null_key(&table, "at"),
+        session::pin(true),
+        session::begin_snapshot(Some(&table)),
+    ];
+    let destination = [
+        sql::receipt::read(&receipts, &["it's", "t"]),
+        sql::receipt::written_at(&receipts),
+        catalog::destination_schema(&receipts),
+        inspect::owned_by_others("public", &["it's", "t"]),
+        digest::written_since(&table, &receipts, (1 << 32) + 7),
+        digest::altered_since(&table, &receipts, (1 << 32) + 7),
+        session::pin(false),
+        session::try_lock(&table),
+        session::unlock(&table),
+        session::doing(7),
+        session::alone("SELECT 1", session::Patience::Short),
+        session::alone("SELECT 1", session::Patience::Long),
+    ];
+    source.iter().for_each(|question| case.at_source(question));
+    destination.iter().for_each(|question| case.at_destination(question));
+    let text = [&source[..], &destination].concat().join(";\n\n");
+    snapshot("questions", &text);
 }
