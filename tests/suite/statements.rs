@@ -478,8 +478,12 @@ fn questions_of_every_kind() {
         session::alone("SELECT 1", session::Patience::Short),
         session::alone("SELECT 1", session::Patience::Long),
     ];
-    source.iter().for_each(|question| case.at_source(question));
-    destination.iter().for_each(|question| case.at_destination(question));
+    for question in &source {
+        case.at_source(question);
+    }
+    for question in &destination {
+        case.at_destination(question);
+    }
     let text = [&source[..], &destination].concat().join(";\n\n");
     snapshot("questions", &text);
 }
