@@ -444,6 +444,18 @@ mod tests {
     }
 
     #[test]
+    fn only_rows_that_are_wanted_are_fetched_and_looked_at() {
+        let all = Mending { unsure_of: Some(vec!["id".to_owned()]), ..Mending::bare() };
+        let fetched = all.fetch(Some("a = 1".to_owned()));
+        assert_eq!(fetched.rows.condition.as_deref(), Some("a = 1"));
+        assert!(matches!(&fetched.from, Reading::Copy(query) if query.contains("(a = 1)")));
+        assert_eq!(all.fetch(None).rows.condition, None);
+        let step = all.no_shared_key(Some("a = 1")).unwrap();
+        assert!(step.sql.contains("bool_or((a = 1) IS TRUE)"), "{}", step.sql);
+        assert_eq!(Mending::bare().no_shared_key(Some("a = 1")), None);
+    }
+
+    #[test]
     fn a_repair_makes_the_index_again_and_keeps_no_marked_row_from_it() {
         let steps = |rule: &str, indexed: bool| {
             let mut setting = Setting::new(rule, true);
