@@ -120,11 +120,16 @@ impl Endpoint {
         format!("{}:{}/{}", self.host, self.port, self.database)
     }
 
-    /// Whether it is reached by a Unix socket, the folder of which begins with `/`.
+    /// Whether it is reached by a Unix socket.
     #[must_use]
     pub fn has_socket(&self) -> bool {
-        self.host.starts_with('/')
+        is_socket(&self.host)
     }
+}
+
+/// Whether a host is the folder of a Unix socket.
+fn is_socket(host: &str) -> bool {
+    host.starts_with('/')
 }
 
 /// TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` describe it.

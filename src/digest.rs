@@ -18,6 +18,7 @@
 //! NULL.) An array's hash is a sum over its elements, so the row's is hashed once more: else two rows
 //! of a bucket could exchange values, and the bucket's sum would stay what it was.
 
+use crate::config::Side;
 use crate::fault::{Fault, planted};
 use crate::mapping::{FIRST_USER_OID, Mapped, Transfer};
 use crate::table::DataType;
@@ -109,6 +110,15 @@ impl Digested {
         let key = shared.filter(|_| is_the_same(data_type, mapped) && data_type.element.is_none());
         let key = key.map(|(_, form)| Rendering::Shared(form));
         Self { name: name.to_owned(), source, destination, key }
+    }
+
+    /// How it is written on one side.
+    #[must_use]
+    pub fn at(&self, side: Side) -> &Rendering {
+        match side {
+            Side::Source => &self.source,
+            Side::Destination => &self.destination,
+        }
     }
 }
 

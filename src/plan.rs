@@ -326,4 +326,4 @@ impl Step {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

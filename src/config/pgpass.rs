@@ -47,7 +47,7 @@ pub(super) fn find(
         let fits = |named: &str, value: &str| named == "*" || named == value;
         // The folder of a Unix socket is this host.
         let host_fits =
-            fits(named_host, host) || host.starts_with('/') && named_host == "localhost";
+            fits(named_host, host) || super::is_socket(host) && named_host == "localhost";
         let all_fit = host_fits
             && fits(named_port, &port)
             && fits(named_database, database)

@@ -255,19 +255,13 @@ pub fn describe(
 
 /// A column's value in bytes, as it is digested on one side.
 fn value(column: &Digested, side: Side, prefix: &str) -> String {
-    let rendering = match side {
-        Side::Source => &column.source,
-        Side::Destination => &column.destination,
-    };
-    rendering.of(&format!("{prefix}{}", identifier(&column.name)))
+    column.at(side).of(&format!("{prefix}{}", identifier(&column.name)))
 }
 
 /// The same of a column that identifies rows: equal values are one key.
 fn key_value(column: &Digested, side: Side, prefix: &str) -> String {
-    match &column.key {
-        Some(key) => key.of(&format!("{prefix}{}", identifier(&column.name))),
-        None => value(column, side, prefix),
-    }
+    let rendering = column.key.as_ref().unwrap_or(column.at(side));
+    rendering.of(&format!("{prefix}{}", identifier(&column.name)))
 }
 
 /// So much of a value is shown to a person, in characters.
@@ -346,7 +340,7 @@ pub fn is_due(rule: &Rule, asked: bool, last: Option<Timestamp>, now: Timestamp)
 mod tests {
     use std::time::Duration;
 
-    use super::super::tests::Setting;
+    use super::super::tests::{APPENDED, COPIED, MARKED, MERGED, Setting, first_words};
     use super::*;
 
     fn rule(deletes: Deletes, reconcile_every: Option<Duration>) -> Rule {
@@ -391,10 +385,6 @@ mod tests {
     fn mending(extra: Deletes, max_delete_percent: Option<u8>) -> Mending {
         Mending { extra, max_delete_percent, ..Mending::bare() }
     }
-
-    const MERGED: &str = r#""replication_key": "id""#;
-    const COPIED: &str = r#""mode": "full-refresh""#;
-    const APPENDED: &str = r#""replication_key": "id", "mode": "incremental-append""#;
 
     #[test]
     fn rows_are_compared_by_their_keys_and_where_they_have_none_whole() {
@@ -466,14 +456,12 @@ mod tests {
             let comparison = compare(&situation, Depth::Rows, Expected::Few, None);
             let repair = reconcile(&situation, comparison, Deletes::Remove).as_repair(&situation);
             assert!(repair.mending.doubled && repair.mending.max_delete_percent.is_none());
-            let first = |step: &Step| step.sql.split(' ').next().unwrap_or_default().to_owned();
-            repair.mending.before.iter().map(first).collect::<Vec<_>>().join(" ")
+            first_words(&repair.mending.before)
         };
-        let marked = r#""replication_key": "id", "deletes": "mark""#;
         assert_eq!(steps(MERGED, true), "CREATE");
         assert_eq!(steps(MERGED, false), "CREATE CREATE");
-        assert_eq!(steps(marked, false), "DELETE CREATE CREATE");
-        assert_eq!(steps(marked, true), "CREATE");
+        assert_eq!(steps(MARKED, false), "DELETE CREATE CREATE");
+        assert_eq!(steps(MARKED, true), "CREATE");
     }
 
     #[test]

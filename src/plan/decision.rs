@@ -255,22 +255,13 @@ fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Setting;
+    use super::super::tests::{APPENDED, COPIED, MARKED, MERGED, Setting};
     use super::*;
-
-    const MERGED: &str = r#""replication_key": "id""#;
-    const APPENDED: &str = r#""replication_key": "id", "mode": "incremental-append""#;
-    const MARKED: &str = r#""replication_key": "id", "deletes": "mark""#;
 
     fn receipt(situation: &Situation, start: Option<&str>) -> Remembered {
         let mut receipt = super::super::tests::receipt(situation);
         receipt.progress.watermark.start = start.map(str::to_owned);
         Remembered::Receipt(Box::new(receipt))
-    }
-
-    fn staging(setting: &Setting) -> DestinationTable {
-        let comment = Some(crate::sql::ddl::STAGING_COMMENT.to_owned());
-        DestinationTable { unlogged: true, written: false, comment, ..setting.destination.clone() }
     }
 
     /// The decision in words: the kind of sync and why, or the error.
@@ -290,7 +281,7 @@ mod tests {
     fn a_table_is_merged_from_where_the_last_sync_came_to() {
         let merged = |rule: &str, start: Option<&str>| {
             let setting = Setting::new(rule, true);
-            let staging = staging(&setting);
+            let staging = setting.staging();
             let situation = Situation { staging: Some(&staging), ..setting.situation() };
             decided(&situation, &receipt(&situation, start), false)
         };
@@ -299,7 +290,7 @@ mod tests {
         assert_eq!(merged(r#""mode": "diff""#, None), "merge: by digests");
         assert_eq!(merged(r#""replication_key": "xmin""#, None), "merge: by xmin");
         let setting = Setting::new(MERGED, true);
-        let staging = staging(&setting);
+        let staging = setting.staging();
         let situation = Situation { staging: Some(&staging), ..setting.situation() };
         let predecessor = Remembered::Predecessor { greatest_key: "9".to_owned() };
         let taken = decided(&situation, &predecessor, false);
@@ -313,7 +304,7 @@ mod tests {
     #[test]
     fn a_table_is_copied_where_that_was_asked_for_or_something_is_missing() {
         let setting = Setting::new(MERGED, true);
-        let staging = staging(&setting);
+        let staging = setting.staging();
         let whole = Situation { staging: Some(&staging), ..setting.situation() };
         let known = receipt(&whole, Some("7"));
         assert_eq!(decided(&whole, &known, true), "full-refresh: --full-refresh was given");
@@ -323,7 +314,7 @@ mod tests {
         let absent = Situation { destination: None, ..whole };
         let reason = "initial: there is no such table at the destination";
         assert_eq!(decided(&absent, &known, false), reason);
-        let copied = Setting::new(r#""mode": "full-refresh""#, true);
+        let copied = Setting::new(COPIED, true);
         let reason = "full-refresh: its mode is full-refresh";
         assert_eq!(decided(&copied.situation(), &nothing(), false), reason);
     }
@@ -348,7 +339,7 @@ mod tests {
         let changed = |rule: &str, change: fn(&mut Vec<Column>)| {
             let mut setting = Setting::new(rule, true);
             change(&mut setting.destination.columns);
-            let staging = staging(&setting);
+            let staging = setting.staging();
             let situation = Situation { staging: Some(&staging), ..setting.situation() };
             decided(&situation, &receipt(&situation, Some("7")), false)
         };
@@ -384,7 +375,7 @@ mod tests {
     #[test]
     fn what_somebody_else_put_there_is_never_touched() {
         let mut setting = Setting::new(MERGED, true);
-        let staging = staging(&setting);
+        let staging = setting.staging();
         let beside = |staging: &DestinationTable, remembered: &Remembered| {
             let situation = Situation { staging: Some(staging), ..setting.situation() };
             decided(&situation, remembered, false)

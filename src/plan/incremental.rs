@@ -223,23 +223,15 @@ pub(super) fn renew_staging(situation: &Situation) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Setting, receipt};
+    use super::super::tests::{MERGED, Setting, first_words, receipt};
     use super::*;
-
-    const MERGED: &str = r#""replication_key": "id""#;
-
-    fn staging(setting: &Setting) -> DestinationTable {
-        let columns = setting.situation().shape.columns.iter().cloned();
-        let columns = columns.map(|column| Column { not_null: false, ..column }).collect();
-        DestinationTable { unlogged: true, written: false, columns, ..setting.destination.clone() }
-    }
 
     #[test]
     fn nothing_is_written_where_no_row_travels_and_nothing_is_to_be_put_right() {
         let idle = |change: fn(&mut DestinationTable), known, holding_null: &[&str]| {
             let mut setting = Setting::new(MERGED, true);
             change(&mut setting.destination);
-            let staging = staging(&setting);
+            let staging = setting.staging();
             let situation = Situation { staging: Some(&staging), ..setting.situation() };
             let holding_null: Vec<String> =
                 holding_null.iter().map(|&name| name.to_owned()).collect();
@@ -265,12 +257,10 @@ mod tests {
     fn a_staging_table_that_fits_is_kept_and_emptied_where_it_holds_something() {
         let setting = Setting::new(MERGED, true);
         let renewed = |change: fn(&mut DestinationTable)| {
-            let mut staging = staging(&setting);
+            let mut staging = setting.staging();
             change(&mut staging);
             let situation = Situation { staging: Some(&staging), ..setting.situation() };
-            let first_word =
-                |step: &Step| step.sql.split(' ').next().unwrap_or_default().to_owned();
-            renew_staging(&situation).iter().map(first_word).collect::<Vec<_>>().join(" ")
+            first_words(&renew_staging(&situation))
         };
         assert_eq!(renewed(|_| {}), "");
         assert_eq!(renewed(|staging| staging.written = true), "TRUNCATE");

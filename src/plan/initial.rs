@@ -252,14 +252,14 @@ fn keeping(situation: &Situation, statement: swap::Statement) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Setting;
+    use super::super::tests::{APPENDED, MERGED, Setting};
     use super::*;
     use crate::table::UniqueIndex;
 
     #[test]
     fn an_index_of_somebody_elses_serves_where_it_is_kept_and_looked_at_with_every_row() {
         let serves = |kept: &str, change: fn(&mut UniqueIndex)| {
-            let mut setting = Setting::new(r#""replication_key": "id""#, true);
+            let mut setting = Setting::new(MERGED, true);
             change(&mut setting.destination.unique_indexes[0]);
             let kept = Index {
                 name: kept.to_owned(),
@@ -281,12 +281,11 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_unique_lead_to_the_rule() {
-        let setting = Setting::new(r#""replication_key": "id""#, true);
+        let setting = Setting::new(MERGED, true);
         let step = own_index(&setting.situation(), &Qualified::new("copies", "new"), "new_key");
         let hint = step.hint.unwrap_or_default();
         assert!(hint.starts_with("the rows of `s.t` are not unique by these columns"), "{hint}");
-        let versions = r#""replication_key": "id", "mode": "incremental-append""#;
-        let setting = Setting::new(versions, true);
+        let setting = Setting::new(APPENDED, true);
         let step = own_index(&setting.situation(), &Qualified::new("copies", "new"), "new_key");
         assert!(step.sql.starts_with("CREATE INDEX") && step.hint.is_none(), "{step:?}");
     }

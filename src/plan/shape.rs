@@ -278,15 +278,13 @@ pub(super) fn filter_hint(rule: &Rule) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Setting;
+    use super::super::tests::{COPIED, MERGED, Setting};
     use super::*;
     use crate::table::{BaseType, ElementType, Kind};
 
-    const MERGED: &str = r#""replication_key": "id""#;
-
     /// The unique columns of a rule, or the error, where the source was changed.
     fn unique(rule: &str, primary_key: bool, change: fn(&mut SourceTable)) -> String {
-        let mut setting = Setting::new(r#""mode": "full-refresh""#, primary_key);
+        let mut setting = Setting::new(COPIED, primary_key);
         change(&mut setting.source);
         let rule = Setting::rule(rule);
         match shape(&rule, &setting.source, 17_00_00) {
@@ -305,7 +303,7 @@ mod tests {
             unique(MERGED, false, unchanged),
             "`t` has no primary key at the source, and the rule has no `unique_cols`"
         );
-        assert_eq!(unique(r#""mode": "full-refresh""#, false, unchanged), "");
+        assert_eq!(unique(COPIED, false, unchanged), "");
         let without = r#""mode": "diff", "columns": {"exclude": ["id"]}"#;
         assert_eq!(
             unique(without, true, unchanged),
@@ -314,8 +312,8 @@ mod tests {
         // It says nothing about the rows of children.
         let parent = |source: &mut SourceTable| source.has_children = true;
         assert_eq!(unique(MERGED, true, parent), "id");
-        assert_eq!(unique(r#""mode": "full-refresh""#, true, parent), "");
-        assert_eq!(unique(r#""mode": "full-refresh""#, true, unchanged), "id");
+        assert_eq!(unique(COPIED, true, parent), "");
+        assert_eq!(unique(COPIED, true, unchanged), "id");
         // Its values may be told apart inside one server only.
         let procedure = |source: &mut SourceTable| {
             source.columns[0].data_type.base = BaseType {
@@ -325,7 +323,7 @@ mod tests {
                 formatted: "regproc".to_owned(),
             };
         };
-        assert_eq!(unique(r#""mode": "full-refresh""#, true, procedure), "");
+        assert_eq!(unique(COPIED, true, procedure), "");
         assert!(unique(r#""mode": "diff""#, true, procedure).contains("`id`"));
     }
 

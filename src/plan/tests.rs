@@ -3,13 +3,19 @@
 use super::*;
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::digest::Digest;
-use crate::table::{BaseType, DataType, Kind, SourceColumn};
+use crate::table::{BaseType, Column, DataType, Kind, SourceColumn};
+
+// The rests of rules.
+pub(super) const MERGED: &str = r#""replication_key": "id""#;
+pub(super) const MARKED: &str = r#""replication_key": "id", "deletes": "mark""#;
+pub(super) const APPENDED: &str = r#""replication_key": "id", "mode": "incremental-append""#;
+pub(super) const COPIED: &str = r#""mode": "full-refresh""#;
 
 /// One table at both ends, for tests of what is made from it: `t (id integer, a, b, c, d text)`.
-pub(crate) struct Setting {
-    pub(crate) rule: Rule,
-    pub(crate) source: SourceTable,
-    pub(crate) destination: DestinationTable,
+pub(super) struct Setting {
+    pub(super) rule: Rule,
+    pub(super) source: SourceTable,
+    pub(super) destination: DestinationTable,
     shape: Shape,
     origin: Origin,
     table: Qualified,
@@ -17,7 +23,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// `rule` is the rest of the rule. The primary key is `id`, if there is one.
-    pub(crate) fn new(rule: &str, primary_key: bool) -> Self {
+    pub(super) fn new(rule: &str, primary_key: bool) -> Self {
         let rule = Self::rule(rule);
         let keys: Vec<String> = if primary_key { vec!["id".to_owned()] } else { Vec::new() };
         let columns = [("id", "int4", "integer", 23, true)]
@@ -68,12 +74,24 @@ impl Setting {
     }
 
     /// A rule for `t`, of which this is the rest.
-    pub(crate) fn rule(rest: &str) -> Rule {
+    pub(super) fn rule(rest: &str) -> Rule {
         let text = format!(r#"[{{"name": "t", {rest}}}]"#);
         crate::config::rules_for_tests(&text).remove(0)
     }
 
-    pub(crate) fn situation(&self) -> Situation<'_> {
+    /// A staging table that fits and is empty.
+    pub(super) fn staging(&self) -> DestinationTable {
+        let columns = self.shape.columns.iter().cloned();
+        DestinationTable {
+            unlogged: true,
+            written: false,
+            columns: columns.map(|column| Column { not_null: false, ..column }).collect(),
+            comment: Some(crate::sql::ddl::STAGING_COMMENT.to_owned()),
+            ..self.destination.clone()
+        }
+    }
+
+    pub(super) fn situation(&self) -> Situation<'_> {
         Situation {
             rule: &self.rule,
             source: &self.source,
@@ -89,9 +107,15 @@ impl Setting {
 }
 
 /// A receipt of a sync that has come to nothing yet.
-pub(crate) fn receipt(situation: &Situation) -> Receipt {
+pub(super) fn receipt(situation: &Situation) -> Receipt {
     let (pipeline, origin) = ("shop".to_owned(), situation.origin.clone());
     Receipt { version: VERSION, pipeline, origin, progress: Progress::default() }
+}
+
+/// What steps do, a word each.
+pub(super) fn first_words(steps: &[Step]) -> String {
+    let word = |step: &Step| step.sql.split(' ').next().unwrap_or_default().to_owned();
+    steps.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn step(sql: &str) -> Step {

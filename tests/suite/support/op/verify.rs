@@ -167,7 +167,11 @@ fn damage(world: &mut World, rng: &mut Rng) {
     let live = if table.deletes == Deletes::Mark { "WHERE \"_deleted_at\" IS NULL" } else { "" };
     let some = format!("ctid IN (SELECT ctid FROM {name} {live} {drawn})");
     let index = world.qualified(&format!("{}_replicated_key", table.destination));
-    let list = columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+    let list_of = |prefix: &str| {
+        let columns = columns.iter().map(|name| format!("{prefix}{}", quoted(name)));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    let list = list_of("");
     let sql = match rng.u32(..7) {
         2 => format!("UPDATE {name} SET {} = NULL WHERE {some}", column(rng)),
         3 => {
@@ -193,18 +197,13 @@ fn damage(world: &mut World, rng: &mut Rng) {
         ),
         _ => format!("DELETE FROM {name} WHERE {some}"),
     };
-    let of = |alias: &str| -> String {
-        let columns: Vec<String> =
-            columns.iter().map(|name| format!("{alias}.{}", quoted(name))).collect();
-        columns.join(", ")
-    };
     // A version that stands there twice stays: nothing tells it from two that the source had.
     let once = table.versions.then(|| {
         format!(
             "; DELETE FROM {name} AS one USING {name} AS other WHERE one.ctid < other.ctid \
              AND ROW({})::text = ROW({})::text",
-            of("one"),
-            of("other")
+            list_of("one."),
+            list_of("other.")
         )
     });
     world.at_destination(&(sql + &once.unwrap_or_default()));
