@@ -20,7 +20,7 @@
 
 use crate::config::Side;
 use crate::fault::{Fault, planted};
-use crate::mapping::{FIRST_USER_OID, Mapped, Transfer};
+use crate::mapping::{Mapped, Transfer};
 use crate::table::DataType;
 
 /// How a column is written, in bytes, where it is digested.
@@ -122,9 +122,9 @@ impl Digested {
     }
 }
 
-/// Whether both sides have the same type, and PostgreSQL brings it.
+/// Whether both sides have the same type, which PostgreSQL brings: a user's becomes another.
 fn is_the_same(data_type: &DataType, mapped: &Mapped) -> bool {
-    data_type.base.oid < FIRST_USER_OID && mapped.data_type == data_type.base.formatted
+    mapped.data_type == data_type.base.formatted
 }
 
 fn written(data_type: &DataType, mapped: &Mapped) -> (Rendering, Rendering) {

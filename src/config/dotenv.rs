@@ -197,12 +197,12 @@ mod tests {
     #[test]
     fn a_line_that_is_no_assignment_is_named_by_its_number_alone() {
         let mut mistakes = Vec::new();
-        parse("A=b\n\nhunter2\nB='open", &mut mistakes);
+        parse("A='b\n\n'\nhunter2\nB='open", &mut mistakes);
         assert_eq!(
             mistakes,
             [
-                "`.env` line 3 is not `NAME=value`",
-                "`.env` line 4 opens a quote that is never closed"
+                "`.env` line 4 is not `NAME=value`",
+                "`.env` line 5 opens a quote that is never closed"
             ]
         );
         mistakes.clear();

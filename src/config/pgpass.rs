@@ -41,7 +41,7 @@ pub(super) fn find(
     let port = port.to_string();
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let fields = split(line.trim_end_matches('\r'));
-        let [named_host, named_port, named_database, named_user, password] = &fields[..] else {
+        let [named_host, named_port, named_database, named_user, password, ..] = &fields[..] else {
             return None;
         };
         let fits = |named: &str, value: &str| named == "*" || named == value;
@@ -56,16 +56,17 @@ pub(super) fn find(
     })
 }
 
-/// The fields of a line, between colons; a backslash takes the meaning from what follows it.
+/// The fields of a line, between colons; a backslash takes the meaning from what follows it. There
+/// may be more than five, of which libpq takes no notice.
 fn split(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();
     while let Some(character) = characters.next() {
         let last = fields.len() - 1;
         match character {
-            // Beyond the password nothing is a field.
-            ':' if fields.len() < 5 => fields.push(String::new()),
-            '\\' => fields[last].extend(characters.next()),
+            ':' => fields.push(String::new()),
+            // At the end of a line it stands for itself.
+            '\\' => fields[last].push(characters.next().unwrap_or(character)),
             other => fields[last].push(other),
         }
     }
@@ -83,12 +84,16 @@ mod tests {
                     db:*:*:reader:any\\:thing\\\\\n\
                     \\:\\:1:*:*:*:six\n\
                     localhost:*:*:*:here\n\
+                    colons:*:*:*:its:rest\n\
+                    backslash:*:*:*:last\\\n\
                     broken line\n";
         let find = |host, port, database, user| find(text, host, port, database, user);
         assert_eq!(find("db", 5433, "shop", "reader").as_deref(), Some("first"));
         assert_eq!(find("db", 5432, "shop", "reader").as_deref(), Some("any:thing\\"));
         assert_eq!(find("::1", 1, "d", "u").as_deref(), Some("six"));
         assert_eq!(find("/run/postgresql", 1, "d", "u").as_deref(), Some("here"));
+        assert_eq!(find("colons", 1, "d", "u").as_deref(), Some("its"));
+        assert_eq!(find("backslash", 1, "d", "u").as_deref(), Some("last\\"));
         assert_eq!(find("db", 5433, "shop", "writer"), None);
     }
 

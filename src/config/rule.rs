@@ -195,3 +195,30 @@ impl ColumnChoice {
 fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
     names.iter().find(|(_, one)| *one == value).map_or("", |(name, _)| name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_written_as_they_are_read() {
+        for (name, mode) in Mode::NAMES {
+            assert_eq!(mode.name(), name);
+        }
+        let key = |name: &str| ReplicationKey::new(name.to_owned());
+        assert_eq!((key("xmin"), key("XMIN").name()), (ReplicationKey::Xmin, "XMIN"));
+        assert_eq!(key("xmin").name(), "xmin");
+    }
+
+    #[test]
+    fn a_choice_takes_what_it_names_or_all_but_that() {
+        let named = || vec!["a".to_owned(), "b".to_owned()];
+        let (include, exclude) = (ColumnChoice::Include(named()), ColumnChoice::Exclude(named()));
+        let taken = |choice: &ColumnChoice| ["a", "b", "c"].map(|column| choice.takes(column));
+        assert_eq!(taken(&ColumnChoice::All), [true, true, true]);
+        assert_eq!(taken(&include), [true, true, false]);
+        assert_eq!(taken(&exclude), [false, false, true]);
+        assert_eq!(ColumnChoice::All.named(), [""; 0]);
+        assert_eq!((include.named(), exclude.named()), (&named()[..], &named()[..]));
+    }
+}

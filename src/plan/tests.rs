@@ -174,6 +174,40 @@ fn a_new_copy_heals_rows_that_share_keys_only_where_an_index_was_to_be_made() {
 }
 
 #[test]
+fn a_merge_goes_by_the_index_unless_that_is_deferrable_or_cannot_hold_the_keys() {
+    // Whether it goes by the index, and whether the index must hold NULL equal to NULL.
+    let goes = |destination_version, nullable_keys, columns: &[&str], immediate| {
+        let mut setting = Setting::new(MERGED, true);
+        setting.shape.nullable_keys = nullable_keys;
+        let index = &mut setting.destination.unique_indexes[0];
+        index.columns = columns.iter().map(|&name| name.to_owned()).collect();
+        index.immediate = immediate;
+        let situation = Situation { destination_version, ..setting.situation() };
+        (situation.merges_by_index(), situation.wants_nulls_not_distinct())
+    };
+    assert_eq!(goes(14_00_20, false, &["id"], true), (true, false));
+    assert_eq!(goes(14_00_20, true, &["id"], true), (false, false));
+    assert_eq!(goes(15_00_00, true, &["id"], true), (true, true));
+    assert_eq!(goes(17_00_00, false, &["id"], true), (true, false));
+    assert_eq!(goes(17_00_00, false, &["id"], false), (false, false));
+    assert_eq!(goes(17_00_00, false, &["a"], false), (true, false), "on other columns");
+    let setting = Setting::new(MERGED, true);
+    let absent = Situation { destination: None, ..setting.situation() };
+    assert!(absent.merges_by_index());
+}
+
+#[test]
+fn the_snapshot_ends_with_the_plan_unless_somebody_still_needs_it() {
+    let setting = Setting::new(MERGED, true);
+    let ended = |snapshot_kept| {
+        let situation = Situation { snapshot_kept, ..setting.situation() };
+        situation.end_of_snapshot().map(|step| (step.on, step.sql))
+    };
+    assert_eq!(ended(false), Some((Side::Source, "COMMIT".to_owned())));
+    assert_eq!(ended(true), None);
+}
+
+#[test]
 fn the_statements_of_a_plan_are_told_in_the_order_in_which_they_run() {
     let told = |plan: &Plan| {
         // Of a digest, the table.
