@@ -287,6 +287,25 @@ mod tests {
     }
 
     #[test]
+    fn a_password_that_is_not_given_is_looked_up_as_libpq_does() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pass");
+        std::fs::write(&path, "a:*:d:u:hunter2").unwrap();
+        let given = variables(&[("PGPASSFILE", path.to_str().unwrap()), ("DEST_PASSWORD", "own")]);
+        let read = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            interpret(&given, Path::new("shop"), &mut Vec::new()).unwrap()
+        };
+        let Settings { source, destination, .. } = read(0o600);
+        assert_eq!(source.password.as_ref().map(Secret::reveal), Some("hunter2"));
+        assert_eq!(destination.password.as_ref().map(Secret::reveal), Some("own"));
+        let Settings { source, destination, .. } = read(0o644);
+        assert!(source.password.is_none() && source.password_file_ignored.is_some());
+        assert!(destination.password_file_ignored.is_none(), "nobody needs it");
+    }
+
+    #[test]
     fn a_unix_socket_is_never_asked_for_tls() {
         let given =
             variables(&[("SOURCE_HOST", "/run/postgresql"), ("SOURCE_SSLMODE", "verify-full")]);
@@ -336,6 +355,8 @@ mod tests {
     fn what_may_hold_a_password_by_mistake_is_not_repeated() {
         let said = mistakes_in(&[
             ("SOURCE_HOST", "postgres://u:hunter2@host"),
+            ("SOURCE_DB", "hunter2@host"),
+            ("DEST_DB", "jdbc://hunter2"),
             ("DEST_PORT", "5432\nDEST_PASSWORD=hunter2"),
         ]);
         assert_eq!(
@@ -343,6 +364,10 @@ mod tests {
             [
                 "`SOURCE_HOST` is not a host name: a URL or a user does not belong there; \
                  `SOURCE_URL` takes a URL",
+                "`SOURCE_DB` is not a database's name: a URL or a user does not belong there; \
+                 `SOURCE_URL` takes a URL",
+                "`DEST_DB` is not a database's name: a URL or a user does not belong there; \
+                 `DEST_URL` takes a URL",
                 "`DEST_PORT` holds a control character or several lines: is a quote closed?",
             ]
         );

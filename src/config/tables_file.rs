@@ -479,6 +479,104 @@ mod tests {
         assert!(key[0].contains("`replication_key` is missing"), "{key:?}");
     }
 
+    /// A rule for `t` with these keys beside its replication key.
+    fn with(keys: Value) -> Result<Rule, Vec<String>> {
+        let mut table = json!({"name": "t", "replication_key": "id"});
+        table.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        read(&json!([table])).map(|mut rules| rules.remove(0))
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default_and_what_is_said_counts() {
+        let (bare, duration) = (with(json!({})).unwrap(), Duration::from_secs);
+        assert_eq!((bare.lookback, bare.settle, bare.reconcile_every), (None, duration(1), None));
+        assert_eq!((bare.max_delete_percent, bare.deletes), (50, Deletes::Keep));
+        assert_eq!(
+            (bare.unique_columns, bare.columns, bare.filter),
+            (None, ColumnChoice::All, None)
+        );
+        let said = with(json!({
+            "lookback": "90s", "settle": "10m", "reconcile_every": "24h", "max_delete_percent": 100,
+            "deletes": "mark", "unique_cols": "a", "columns": {"exclude": ["b"]}, "where": "true",
+        }));
+        let said = said.unwrap();
+        assert_eq!(said.lookback, Some(Lookback::Time(duration(90))));
+        assert_eq!((said.settle, said.reconcile_every), (duration(600), Some(duration(86_400))));
+        assert_eq!((said.max_delete_percent, said.deletes), (100, Deletes::Mark));
+        assert_eq!(said.unique_columns, Some(vec!["a".to_owned()]));
+        assert_eq!(said.columns, ColumnChoice::Exclude(vec!["b".to_owned()]));
+        assert_eq!(said.filter.as_deref(), Some("true"));
+        assert_eq!(with(json!({"lookback": 7})).unwrap().lookback, Some(Lookback::Number(7)));
+        assert_eq!(with(json!({"max_delete_percent": 0})).unwrap().max_delete_percent, 0);
+        assert_eq!(with(json!({"mode": "diff"})).unwrap().deletes, Deletes::Remove);
+        let kept = with(json!({"mode": "diff", "deletes": "keep"})).unwrap();
+        assert_eq!(kept.deletes, Deletes::Keep);
+        assert_eq!(with(json!({"name": "x".repeat(63)})).unwrap().name.len(), 63);
+    }
+
+    #[test]
+    fn each_mistake_has_its_place_and_says_what_would_be_right() {
+        for (keys, said) in [
+            (json!({"lookbak": 1}), "unknown key `lookbak`; did you mean `lookback`?"),
+            (
+                json!({"lookback": -1}),
+                "`lookback` is neither a duration nor a whole number from 0 on",
+            ),
+            (json!({"lookback": "-1s"}), "`lookback` is `-1s`, not a duration such as"),
+            (json!({"settle": "601s"}), "`settle` is longer than 10 minutes"),
+            (
+                json!({"settle": "soon"}),
+                "`settle` is `soon`, not a duration such as \"90s\" or \"5m\"",
+            ),
+            (json!({"where": "a\0b"}), "`where` contains a NUL character"),
+            (json!({"where": false}), "`where` is a boolean, not a string"),
+            (json!({"where": 1}), "`where` is a number, not a string"),
+            (json!({"where": []}), "`where` is an array, not a string"),
+            (json!({"where": {}}), "`where` is an object, not a string"),
+            (json!({"destination_name": ""}), "`destination_name` is empty"),
+            (json!({"destination_name": "x".repeat(64)}), "is longer than PostgreSQL's 63 bytes"),
+            (json!({"mode": "dif"}), "`mode` is `dif`, not one of"),
+            (json!({"max_delete_percent": 101}), "is not a whole number from 0 to 100"),
+            (json!({"max_delete_percent": 256}), "is not a whole number from 0 to 100"),
+            (json!({"unique_cols": ["a", "b", "a"]}), "`unique_cols` names `a` twice"),
+            (json!({"unique_cols": [1]}), "`unique_cols` is not an array of strings"),
+            (json!({"columns": {}}), "`columns` is not {\"include\": [...]} or"),
+            (json!({"columns": {"include": [], "exclude": []}}), "`columns` is not {\"include\""),
+            (json!({"columns": {"includ": []}}), "columns: unknown key `includ`; did you mean"),
+            (json!({"deletes": "mark", "mode": "full-refresh"}), "a new copy has no row to mark"),
+            (json!({"deletes": "mark", "mode": "incremental-append"}), "which never changes a row"),
+            (
+                json!({"deletes": "remove", "mode": "incremental-append"}),
+                "`deletes` must be `keep`",
+            ),
+        ] {
+            let mistakes = with(keys.clone()).unwrap_err();
+            let right = mistakes[0].starts_with("tables[0] (`t`): ") && mistakes[0].contains(said);
+            assert!(right && mistakes.len() == 1, "{keys}: {mistakes:?}");
+        }
+        let everywhere = read(&json!({
+            "defaults": {"deletes": "mark", "mode": "full-refresh"},
+            "tables": [{"name": "t", "mode": "diff"}],
+        }));
+        assert!(everywhere.is_ok(), "together with what a table says it is right: {everywhere:?}");
+    }
+
+    #[test]
+    fn no_two_tables_and_nothing_of_ours_share_a_name() {
+        let named = |names: [&str; 2]| {
+            let table = |name| json!({"name": name, "replication_key": "xmin"});
+            read(&json!(names.map(table))).err().unwrap_or_default().join(" ")
+        };
+        assert_eq!(named(["a", "b"]), "");
+        assert!(named(["a", "a"]).contains("two tables are copied to `a`: give one"));
+        assert!(named(["a", "a_stg"]).contains("`a_stg` has the name of the staging table of `a`"));
+        assert!(
+            named(["a", &crate::table::own_index_name("a")])
+                .contains("name of the unique index of `a`")
+        );
+        assert!(named(["a", crate::table::RECEIPTS]).contains("the table of receipts"));
+    }
+
     #[test]
     fn deep_nesting_is_refused_and_ends_nothing() {
         let mut mistakes = Vec::new();

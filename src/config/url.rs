@@ -181,6 +181,7 @@ mod tests {
             ("postgres://u:hun%ff2@h/d", "UTF-8"),
             ("postgres://u@h/d?sslmod=require", "did you mean `sslmode`?"),
             ("postgres://u@h/d?hunter2-x", "has a parameter that"),
+            ("postgres://u@h/d?pass_word=", "has a parameter `pass_word` that"),
             ("postgres://u:hunter/2@h/d", "not escaped"),
             ("postgres://u:hunter?2=3@h/d", "not escaped"),
             ("postgres://u@h:hunter2/d", "not a number"),
