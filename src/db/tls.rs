@@ -27,7 +27,12 @@ pub(super) fn connector(endpoint: &Endpoint) -> Result<MakeRustlsConnect> {
 
 fn configuration(tls: &Tls) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
-    let verifier: Arc<dyn ServerCertVerifier> = match (tls.mode, roots(tls)?) {
+    // As libpq has it, no file is looked at where nothing will be encrypted.
+    let (roots, own) = match tls.mode {
+        TlsMode::Disable => (None, None),
+        _ => (roots(tls)?, client_certificate(tls)),
+    };
+    let verifier: Arc<dyn ServerCertVerifier> = match (tls.mode, roots) {
         (TlsMode::VerifyFull, Some(roots)) => web_pki(roots, &provider)?,
         // As libpq has it, `require` verifies the chain where a root certificate is at hand.
         (TlsMode::VerifyCa | TlsMode::Require, Some(roots)) => {
@@ -49,7 +54,7 @@ fn configuration(tls: &Tls) -> Result<ClientConfig> {
         .map_err(|error| Error::bug("TLS has no protocol version").caused_by(&error))?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let Some((certificate, key)) = client_certificate(tls) else {
+    let Some((certificate, key)) = own else {
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates(&certificate)?;
@@ -211,5 +216,22 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_is_looked_at_where_nothing_will_be_encrypted() {
+        let absent = || Some("/absent/file".to_owned());
+        let configured = |mode| {
+            let (root_certificate, certificate) = (absent(), absent());
+            configuration(&Tls { mode, root_certificate, certificate, key: absent() })
+        };
+        assert!(configured(TlsMode::Disable).is_ok());
+        let error = configured(TlsMode::Require).unwrap_err();
+        assert!(error.one_line().contains("/absent/file"), "{error:?}");
     }
 }
