@@ -353,6 +353,20 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_doubted_where_there_are_some_and_the_source_does_not_keep_them_apart() {
+        let doubted = |rule, unique_at_source| {
+            let mut setting = Setting::new(rule, rule != COPIED);
+            setting.shape.unique_at_source = unique_at_source;
+            let situation = setting.situation();
+            let comparison = compare(&situation, Depth::Keys, Expected::Few, None);
+            reconcile(&situation, comparison, Deletes::Remove).mending.unsure_of
+        };
+        assert_eq!(doubted(MERGED, false), Some(vec!["id".to_owned()]));
+        assert_eq!(doubted(MERGED, true), None);
+        assert_eq!(doubted(COPIED, false), None);
+    }
+
+    #[test]
     fn deleted_rows_are_looked_for_when_it_is_time() {
         let hour = Some(Duration::from_hours(1));
         let spaced = rule(Deletes::Remove, hour);

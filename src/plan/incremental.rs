@@ -223,7 +223,7 @@ pub(super) fn renew_staging(situation: &Situation) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{MERGED, Setting, first_words, receipt};
+    use super::super::tests::{APPENDED, COPIED, MERGED, Setting, first_words, receipt};
     use super::*;
 
     #[test]
@@ -251,6 +251,72 @@ mod tests {
         let nullable = |there: &mut DestinationTable| there.columns[0].not_null = false;
         assert!(!idle(nullable, true, &[]), "it could refuse NULL");
         assert!(idle(nullable, true, &["id"]), "it goes on holding NULL");
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_merge_is_put_right_first() {
+        let changed = |rule, change: fn(&mut Setting)| {
+            let mut setting = Setting::new(rule, rule != COPIED);
+            change(&mut setting);
+            let staging = setting.staging();
+            let situation = Situation { staging: Some(&staging), ..setting.situation() };
+            first_words(&in_place_changes(&situation))
+        };
+        let unindexed = |setting: &mut Setting| setting.destination.unique_indexes.clear();
+        assert_eq!(changed(MERGED, |_| {}), "");
+        assert_eq!(
+            changed(MERGED, |setting| setting.destination.columns[1].not_null = true),
+            "ALTER"
+        );
+        assert_eq!(changed(MERGED, |setting| setting.shape.columns[1].not_null = true), "");
+        assert_eq!(changed(MERGED, unindexed), "CREATE");
+        assert_eq!(changed(APPENDED, unindexed), "", "no key is unique");
+        assert_eq!(changed(COPIED, unindexed), "", "there is no key");
+        let elsewhere = |setting: &mut Setting| {
+            "a".clone_into(&mut setting.destination.unique_indexes[0].columns[0]);
+        };
+        assert_eq!(changed(MERGED, elsewhere), "CREATE");
+        let deferrable = |setting: &mut Setting| {
+            setting.destination.unique_indexes[0].immediate = false;
+        };
+        assert_eq!(changed(MERGED, deferrable), "", "it stands in the way of any other");
+        let nullable = |setting: &mut Setting| setting.shape.nullable_keys = true;
+        assert_eq!(changed(MERGED, nullable), "CREATE");
+        let equal = |setting: &mut Setting| {
+            setting.shape.nullable_keys = true;
+            setting.destination.unique_indexes[0].nulls_not_distinct = true;
+        };
+        assert_eq!(changed(MERGED, equal), "");
+    }
+
+    #[test]
+    fn staged_rows_are_merged_as_the_rule_and_the_server_allow() {
+        let setting = Setting::new(MERGED, true);
+        let merged = |setting: &Setting, destination_version| {
+            let situation = Situation { destination_version, ..setting.situation() };
+            let end = situation.end_of_snapshot();
+            let (load, steps) = read_and_merge(&situation, Since::default(), end);
+            let into = load.map(|load| load.into).unwrap_or_default();
+            assert!(
+                into.starts_with(r#"COPY "copies"."t_stg" ("id", "a", "b", "c", "d")"#),
+                "{into}"
+            );
+            (first_words(&steps), steps)
+        };
+        let (words, steps) = merged(&setting, 17_00_00);
+        assert_eq!(words, "COMMIT INSERT TRUNCATE");
+        assert!(steps[1].sql.contains("ON CONFLICT (\"id\")"), "{}", steps[1].sql);
+        let mut doubtful = Setting::new(MERGED, true);
+        doubtful.shape.unique_at_source = false;
+        assert_eq!(merged(&doubtful, 17_00_00).0, "SELECT COMMIT INSERT TRUNCATE");
+        let mut nullable = Setting::new(MERGED, true);
+        nullable.shape.nullable_keys = true;
+        assert_eq!(merged(&nullable, 14_00_00).0, "COMMIT UPDATE INSERT TRUNCATE");
+        let (words, steps) = merged(&Setting::new(APPENDED, true), 17_00_00);
+        assert_eq!(words, "COMMIT INSERT TRUNCATE");
+        assert!(steps[1].sql.contains("NOT EXISTS"), "{}", steps[1].sql);
+        let keyless = merge_steps(&Setting::new(COPIED, false).situation());
+        assert!(first_words(&keyless) == "INSERT" && !keyless[0].sql.contains("WHERE"));
     }
 
     #[test]

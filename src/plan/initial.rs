@@ -252,25 +252,118 @@ fn keeping(situation: &Situation, statement: swap::Statement) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{APPENDED, MERGED, Setting};
+    use super::super::tests::{APPENDED, COPIED, MERGED, Setting, first_words, receipt};
     use super::*;
     use crate::table::UniqueIndex;
+
+    fn index(name: &str) -> Index {
+        Index {
+            name: name.to_owned(),
+            definition: format!("CREATE UNIQUE INDEX {name} ON copies.t USING btree (id)"),
+            unique: true,
+            clustered: false,
+            replica_identity: false,
+            comment: None,
+            constraint: None,
+        }
+    }
+
+    #[test]
+    fn copy_reads_what_pg_dump_would_leave_out_or_cannot_say() {
+        let obstacle = |rule: &str, change: fn(&mut SourceTable)| {
+            let mut setting = Setting::new(rule, true);
+            change(&mut setting.source);
+            let found = obstacle_to_pg_dump(&setting.rule, &setting.source, false);
+            found.unwrap_or_default()
+        };
+        assert_eq!(obstacle(MERGED, |_| {}), "");
+        assert!(obstacle(APPENDED, |_| {}).contains("to the last bit"));
+        let excluding = format!(r#"{MERGED}, "columns": {{"exclude": ["a"]}}"#);
+        assert_eq!(obstacle(&excluding, |_| {}), "the rule chooses columns");
+        assert_eq!(
+            obstacle(&format!(r#"{MERGED}, "where": "true""#), |_| {}),
+            "the rule has a filter"
+        );
+        let changes: [(fn(&mut SourceTable), &str); 6] = [
+            (|source| source.columns[1].generated = true, "generated columns"),
+            (|source| source.row_security = true, "row-level security"),
+            (|source| source.has_children = true, "inherit from it"),
+            (|source| source.in_extension = true, "belongs to an extension"),
+            (|source| source.readable = false, "only some of its columns"),
+            (|source| source.kind = Kind::View, "it is a view"),
+        ];
+        for (change, said) in changes {
+            assert!(obstacle(MERGED, change).contains(said), "{said}");
+        }
+        let setting = Setting::new(MERGED, true);
+        let casts = obstacle_to_pg_dump(&setting.rule, &setting.source, true);
+        assert!(casts.is_some_and(|said| said.contains("not separated by commas")));
+    }
+
+    #[test]
+    fn a_first_copy_is_read_as_the_rule_wants_it_and_says_where_it_is_not() {
+        let loaded = |rule: &str, unusable| {
+            let setting = Setting::new(rule, true);
+            let new = Qualified::new("copies", "new");
+            let (load, note) = load(&setting.situation(), &new, unusable);
+            (matches!(load.from, Reading::PgDump { .. }), note.unwrap_or_default())
+        };
+        assert_eq!(loaded(MERGED, None), (true, String::new()));
+        let note = "COPY reads it instead of pg_dump: it is not there";
+        assert_eq!(loaded(MERGED, Some("it is not there")), (false, note.to_owned()));
+        let copied = format!(r#"{MERGED}, "initial": "copy""#);
+        assert_eq!(loaded(&copied, Some("it is not there")), (false, String::new()));
+    }
+
+    #[test]
+    fn a_new_copy_gets_its_indexes_before_its_name() {
+        let planned = |setting: &Setting, destination_version, indexes: Option<Vec<Index>>| {
+            let situation = Situation { destination_version, ..setting.situation() };
+            let dependents = indexes.map(|indexes| Dependents { indexes, ..Dependents::bare() });
+            let first = First {
+                dependents: dependents.as_ref(),
+                pg_dump_unusable: None,
+                user: "owner",
+                receipt: &receipt(&situation),
+            };
+            first_words(&after_load(&situation, &Qualified::new("copies", "new"), &first))
+        };
+        let merged = || Setting::new(MERGED, true);
+        let own = || index(&own_index_name("t"));
+        let plain = "COMMIT CREATE ANALYZE ALTER ALTER CREATE";
+        assert_eq!(planned(&merged(), 17_00_00, None), plain);
+        // Without a key, nothing is indexed.
+        let keyless = "COMMIT ANALYZE ALTER CREATE";
+        assert_eq!(planned(&Setting::new(COPIED, false), 17_00_00, None), keyless);
+        // An index that serves is made again, one that this tool made is not.
+        let replaced = |setting: &Setting, indexes| planned(setting, 17_00_00, Some(indexes));
+        let made_anew = replaced(&merged(), vec![own()]);
+        assert!(made_anew.starts_with("COMMIT CREATE ANALYZE SET"), "{made_anew}");
+        assert_eq!(replaced(&merged(), Vec::new()), made_anew);
+        let both = replaced(&merged(), vec![index("another")]);
+        assert!(both.starts_with("COMMIT CREATE CREATE ANALYZE SET"), "{both}");
+        let serving = replaced(&merged(), vec![index("t_key")]);
+        assert!(serving.starts_with("COMMIT CREATE ANALYZE SET"), "{serving}");
+        let cherished = Index { comment: Some("ours".to_owned()), ..own() };
+        let cherished = replaced(&merged(), vec![cherished]);
+        assert!(cherished.starts_with("COMMIT CREATE CREATE ANALYZE SET"), "{cherished}");
+        // Before 15 an index cannot tell that NULL is there twice.
+        let mut nullable = merged();
+        nullable.shape.nullable_keys = true;
+        let asked = "COMMIT CREATE SELECT ANALYZE ALTER ALTER CREATE";
+        assert_eq!(planned(&nullable, 14_00_00, None), asked);
+        assert_eq!(planned(&nullable, 15_00_00, None), plain);
+        let mut versions = Setting::new(APPENDED, true);
+        versions.shape.nullable_keys = true;
+        assert_eq!(planned(&versions, 14_00_00, None), plain);
+    }
 
     #[test]
     fn an_index_of_somebody_elses_serves_where_it_is_kept_and_looked_at_with_every_row() {
         let serves = |kept: &str, change: fn(&mut UniqueIndex)| {
             let mut setting = Setting::new(MERGED, true);
             change(&mut setting.destination.unique_indexes[0]);
-            let kept = Index {
-                name: kept.to_owned(),
-                definition: String::new(),
-                unique: true,
-                clustered: false,
-                replica_identity: false,
-                comment: None,
-                constraint: None,
-            };
-            one_of_them_serves(&setting.situation(), &[&kept])
+            one_of_them_serves(&setting.situation(), &[&index(kept)])
         };
         assert!(serves("t_key", |_| {}));
         assert!(!serves("another", |_| {}));

@@ -16,7 +16,7 @@ pub(super) struct Setting {
     pub(super) rule: Rule,
     pub(super) source: SourceTable,
     pub(super) destination: DestinationTable,
-    shape: Shape,
+    pub(super) shape: Shape,
     origin: Origin,
     table: Qualified,
 }

@@ -49,6 +49,35 @@ pub struct Dependents {
     pub views: Vec<View>,
 }
 
+#[cfg(test)]
+impl Dependents {
+    /// Those of a table on which nobody has put anything.
+    pub(crate) fn bare() -> Self {
+        Self {
+            owner: "owner".to_owned(),
+            options: Vec::new(),
+            replica_identity: 'd',
+            comments: Vec::new(),
+            grants: Vec::new(),
+            default_grantees: Vec::new(),
+            indexes: Vec::new(),
+            constraints: Vec::new(),
+            references: Vec::new(),
+            defaults: Vec::new(),
+            triggers: Vec::new(),
+            row_security: false,
+            force_row_security: false,
+            policies: Vec::new(),
+            statistics: Vec::new(),
+            publications: Vec::new(),
+            remarks: Vec::new(),
+            tuned: Vec::new(),
+            beyond_us: Vec::new(),
+            views: Vec::new(),
+        }
+    }
+}
+
 /// A comment on a relation, or on one of its columns.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Comment {
