@@ -78,6 +78,7 @@ impl Server {
             start,
             system_identifier: self.system_identifier.clone(),
             timeline: self.timeline.clone(),
+            running_since: Some(self.running_since.clone()),
             snapshot_xmin: source.snapshot.xmin,
             unseen: source.snapshot.unseen(),
         }

@@ -93,7 +93,7 @@ impl Progress {
     pub fn serves_as_well_as(&self, newer: &Self) -> bool {
         let history = |progress: &Self| {
             let position = progress.position.clone()?;
-            Some((position.system_identifier, position.timeline))
+            Some((position.system_identifier, position.timeline, position.running_since))
         };
         self.watermark.start == newer.watermark.start
             && self.storage == newer.storage

@@ -140,6 +140,7 @@ mod tests {
         Position {
             system_identifier: Some("7".to_owned()),
             timeline: Some("1".to_owned()),
+            running_since: Some("noon".to_owned()),
             snapshot_xmin: 50,
             start: start.map(str::to_owned),
             unseen: Some(Unseen { from: 60, in_flight: vec![50] }),

@@ -5,8 +5,9 @@
 //! version. It may let an old one through, which the merge then finds to be equal.
 //!
 //! The ids are compared as long as they come from one history: the same system, the same timeline
-//! (a failover, or a restore to a point in time, uses ids twice), and less than half of the id
-//! space apart.
+//! (a failover, or a restore to a point in time, uses ids twice), the same run of the server (a disk
+//! that comes back from an image goes on as if nothing had happened, and uses them twice as well),
+//! and less than half of the id space apart.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct Position {
     pub system_identifier: Option<String>,
     /// The timeline, where the host tells it.
     pub timeline: Option<String>,
+    /// When the server was started; older receipts do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<String>,
     /// The oldest transaction that was still running: all below are visible or void. 64 bits.
     pub snapshot_xmin: u64,
     /// The watermark that was written with it. Somebody who sets a watermark back wants rows to
@@ -51,6 +55,9 @@ pub fn condition(before: Option<&Position>, now: &Position, next: u64) -> Result
     }
     if before.timeline != now.timeline {
         return Err("the source is on another timeline than before".to_owned());
+    }
+    if before.running_since.is_none() || before.running_since != now.running_since {
+        return Err("it is not known that the source has been running ever since".to_owned());
     }
     if next < before.snapshot_xmin {
         return Err("the source's transaction ids have gone back".to_owned());
@@ -96,6 +103,7 @@ mod tests {
         Position {
             system_identifier: Some("7".to_owned()),
             timeline: Some("1".to_owned()),
+            running_since: Some("noon".to_owned()),
             snapshot_xmin: xmin,
             start: None,
             unseen: None,
@@ -137,6 +145,11 @@ mod tests {
         let promoted = Position { timeline: Some("2".to_owned()), ..position(10) };
         assert!(why(Some(&position(10)), &promoted, 1000).contains("timeline"));
         assert!(history_changed(Some(&position(10)), &promoted));
+        let restarted = Position { running_since: Some("one".to_owned()), ..position(1000) };
+        assert!(why(Some(&position(10)), &restarted, 1000).contains("running ever since"));
+        let unknown = Position { running_since: None, ..position(10) };
+        assert!(why(Some(&unknown), &now, 1000).contains("running ever since"));
+        assert!(!history_changed(Some(&position(10)), &restarted));
         assert!(why(Some(&position(2000)), &now, 1999).contains("gone back"));
         assert!(why(Some(&position(10)), &now, 10 + (1 << 31)).contains("too many"));
         assert!(condition(Some(&position(10)), &now, 9 + (1 << 31)).is_ok());

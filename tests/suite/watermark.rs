@@ -349,6 +349,54 @@ fn a_table_that_is_made_again_while_its_mark_is_known_starts_over() {
 }
 
 #[test]
+fn a_source_that_comes_back_from_an_image_of_its_disk_loses_no_newer_row() {
+    let mut servers = Servers::start();
+    create_roles(&servers);
+    let tables = ["keyed", "by_xmin", "compared"];
+    let rules =
+        [by("keyed", "at"), by("by_xmin", "xmin"), json!({"name": "compared", "mode": "diff"})];
+    let make = |name| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, at timestamptz DEFAULT now(), note text);
+             INSERT INTO {name} (id) SELECT generate_series(1, 5);"
+        )
+    };
+    let mut case = Case::on(&servers, &tables.map(make).concat(), &json!(rules));
+    case.sync();
+    // Transactions, whose ids are then given once more.
+    let spend = |session: &mut postgres::Client, number| {
+        for _ in 0..number {
+            session.batch_execute("SELECT pg_current_xact_id()").expect("an id");
+        }
+    };
+    servers.source.rewind(|server| {
+        let mut session = server.connect(&case.database);
+        spend(&mut session, 50);
+        for name in tables {
+            let update = format!("UPDATE {name} SET note = 'lost', at = now() WHERE id = 1");
+            session.batch_execute(&update).expect("an update");
+        }
+        case.sync();
+    });
+    case.source = servers.source.connect(&case.database);
+    for name in tables {
+        case.at_source(&format!(
+            "UPDATE {name} SET note = 'after', at = now() WHERE id <= 2;
+             INSERT INTO {name} VALUES (6, now(), 'after')"
+        ));
+    }
+    spend(&mut case.source, 100);
+    case.run(&["-v", "sync"])
+        .expect(0)
+        .says("it is not known that the source has been running ever since");
+    for name in tables {
+        case.assert_equal(&format!("public.{name}"));
+    }
+    case.sync().says("keyed-incremental-0 || by_xmin-incremental-0 || compared-incremental-0");
+    servers.stop();
+}
+
+#[test]
 fn a_standby_serves_as_the_source_and_its_promotion_is_noticed() {
     let servers = Servers::start();
     create_roles(&servers);

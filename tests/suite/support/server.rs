@@ -132,6 +132,24 @@ impl Server {
         assert!(started, "a server does not start again after a stop, {mode}");
     }
 
+    /// Stops the server, copies its disk while `meanwhile` is done, and puts the copy back, as one
+    /// does with an image of a machine. It goes on from there as if nothing had happened.
+    pub fn rewind(&mut self, meanwhile: impl FnOnce(&Self)) {
+        let image = self.data.with_file_name("image");
+        let copy = |from: &Path, to: &Path| {
+            let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+            assert!(status.success(), "cp ended with {status}");
+        };
+        self.stop("fast");
+        copy(&self.data, &image);
+        self.start();
+        meanwhile(self);
+        self.stop("fast");
+        fs::remove_dir_all(&self.data).expect("the data is removed");
+        fs::rename(&image, &self.data).expect("the image takes its place");
+        self.start();
+    }
+
     /// Makes a standby the primary.
     pub fn promote(&self) {
         let status = Command::new(self.programs.join("bin/pg_ctl"))
