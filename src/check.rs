@@ -17,6 +17,7 @@ use crate::sql::copy::holds_null_key;
 use crate::sql::{self, Qualified, identifiers};
 use crate::state;
 use crate::table::{DestinationTable, SourceTable, staging_name};
+use crate::watermark::key::KeyType;
 
 /// Looks at everything. What is found is no failure of the looking.
 ///
@@ -290,7 +291,14 @@ impl Tables<'_> {
             {
                 found.push(Finding::warning(
                     about(),
-                    &format!("`{}` lies in the future, or is infinite, in some rows", key.column),
+                    &format!(
+                        "`{}` lies in the future, or is {}, in some rows",
+                        key.column,
+                        match key.key_type {
+                            KeyType::Uuid => "no uuid of version 7",
+                            _ => "infinite",
+                        }
+                    ),
                     "correct them: they are read again in every sync".to_owned(),
                 ));
             }

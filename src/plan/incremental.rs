@@ -223,7 +223,7 @@ pub(super) fn renew_staging(situation: &Situation) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{APPENDED, COPIED, MERGED, Setting, first_words, receipt};
+    use super::super::tests::{APPENDED, COPIED, MARKED, MERGED, Setting, first_words, receipt};
     use super::*;
 
     #[test]
@@ -269,6 +269,9 @@ mod tests {
             "ALTER"
         );
         assert_eq!(changed(MERGED, |setting| setting.shape.columns[1].not_null = true), "");
+        assert_eq!(changed(MARKED, |_| {}), "");
+        let unmarked = |setting: &mut Setting| drop(setting.destination.columns.pop());
+        assert_eq!(changed(MARKED, unmarked), "ALTER", "it lacks the time of the deletion");
         assert_eq!(changed(MERGED, unindexed), "CREATE");
         assert_eq!(changed(APPENDED, unindexed), "", "no key is unique");
         assert_eq!(changed(COPIED, unindexed), "", "there is no key");

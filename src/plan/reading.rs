@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::table::{Kind, Snapshot, Unseen};
     use crate::watermark::Watermark;
-    use crate::watermark::key::KeyType;
+    use crate::watermark::key::{KeyType, Lookback};
 
     const PARTS: [Storage; 2] = [Storage { oid: 1, file: 10 }, Storage { oid: 2, file: 20 }];
 
@@ -161,7 +161,7 @@ mod tests {
             column: "at".to_owned(),
             key_type: KeyType::Integer,
             sql_type: "integer".to_owned(),
-            lookback: Some("3".to_owned()),
+            lookback: Some(Lookback::Number(3)),
         }
     }
 

@@ -122,18 +122,17 @@ fn options(format: Format, frozen: bool) -> &'static str {
     }
 }
 
-/// Rows whose key is at or above a value less the lookback, and rows without a key.
+/// Rows whose key is at or above what an SQL expression says, and rows without a key.
 #[must_use]
-pub fn from_key(column: &str, value: &str, key_type: &str, lookback: Option<&str>) -> String {
+pub fn from_key(column: &str, bound: &str) -> String {
     let column = identifier(column);
-    let less = lookback.map(|lookback| format!(" - {lookback}")).unwrap_or_default();
     let at_or_above = if planted(Fault::KeyAbove) { ">" } else { ">=" };
     let or_null = if planted(Fault::NullKeysForgotten) {
         String::new()
     } else {
         format!(" OR {column} IS NULL")
     };
-    format!("{column} {at_or_above} {}::{key_type}{less}{or_null}", literal(value))
+    format!("{column} {at_or_above} {bound}{or_null}")
 }
 
 /// Rows that a condition finds, or that lie in one of these tables, whatever the condition says.

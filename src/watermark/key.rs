@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
-use crate::sql::{Qualified, copy};
+use crate::sql::{Qualified, copy, literal};
 use crate::table::DataType;
 
 /// How far below the watermark a key with time zone is read where the rule says nothing.
@@ -23,8 +23,8 @@ pub struct Key {
     pub key_type: KeyType,
     /// Its type as SQL, for casting literals to it.
     pub sql_type: String,
-    /// What is subtracted from the watermark, as SQL; none where nothing is.
-    pub lookback: Option<String>,
+    /// What is subtracted from the watermark; none where nothing is.
+    pub lookback: Option<Lookback>,
 }
 
 /// The types a replication key may have.
@@ -53,7 +53,7 @@ pub const KEY_TYPES: &str =
 /// How far below the watermark a rule wants to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookback {
-    /// For keys of date and time.
+    /// For keys that hold a time.
     Time(Duration),
     /// For keys that are numbers, in their own unit.
     Number(u64),
@@ -83,7 +83,7 @@ impl KeyType {
     /// any zone's wall clock, and those run up to 14 hours ahead of UTC.
     fn limit(self) -> Option<&'static str> {
         match self {
-            Self::Integer | Self::Uuid | Self::Text => None,
+            Self::Integer | Self::Text => None,
             _ if planted(Fault::FutureKeyCounts) => None,
             // Infinity came with PostgreSQL 14, so it is told by its text; NaN sorts above it.
             Self::Numeric => Some("{key} < 'NaN' AND {key}::text <> 'Infinity'"),
@@ -94,35 +94,42 @@ impl KeyType {
                 Some("{key} <= statement_timestamp() AT TIME ZONE 'UTC' + interval '14 hours'")
             }
             Self::TimestampWithTimeZone => Some("{key} <= statement_timestamp()"),
+            // The milliseconds since 1970 are the first 48 bits of version 7.
+            Self::Uuid => Some(
+                "{key} <= rpad(lpad(to_hex(floor(extract(epoch FROM statement_timestamp()) * 1000)\
+                 ::bigint), 12, '0'), 32, 'f')::uuid",
+            ),
         }
     }
 
-    /// What to subtract from a watermark, as SQL.
+    /// What to subtract from a watermark, if anything.
     ///
     /// Fails where the wish does not fit the type.
-    pub fn lookback(self, wish: Option<&Lookback>) -> Result<Option<String>> {
-        let interval = |length: Duration| {
-            (!length.is_zero()).then(|| format!("interval '{} seconds'", length.as_secs_f64()))
+    pub fn lookback(self, wish: Option<&Lookback>) -> Result<Option<Lookback>> {
+        let default = match self {
+            Self::TimestampWithTimeZone | Self::Uuid => Lookback::Time(DEFAULT_LOOKBACK),
+            Self::Date | Self::Timestamp => Lookback::Time(DEFAULT_LOOKBACK_WITHOUT_ZONE),
+            Self::Integer | Self::Numeric | Self::Text => return self.lookback_of_numbers(wish),
         };
-        match (self, wish) {
-            (Self::Date | Self::Timestamp | Self::TimestampWithTimeZone, wish) => match wish {
-                None if self == Self::TimestampWithTimeZone => Ok(interval(DEFAULT_LOOKBACK)),
-                None => Ok(interval(DEFAULT_LOOKBACK_WITHOUT_ZONE)),
-                Some(Lookback::Time(length)) => Ok(interval(*length)),
-                Some(Lookback::Number(0)) => Ok(None),
-                Some(Lookback::Number(_)) => Err(Error::table(
-                    "`lookback` of a date or time key must be a duration, such as \"5m\"",
-                )),
-            },
-            (Self::Integer | Self::Numeric, Some(Lookback::Number(distance))) => {
-                Ok((*distance > 0).then(|| distance.to_string()))
+        match wish.unwrap_or(&default) {
+            Lookback::Number(0) => Ok(None),
+            Lookback::Time(length) => Ok((!length.is_zero()).then_some(Lookback::Time(*length))),
+            Lookback::Number(_) => Err(Error::table(
+                "`lookback` of a key that holds a time must be a duration, such as \"5m\"",
+            )),
+        }
+    }
+
+    fn lookback_of_numbers(self, wish: Option<&Lookback>) -> Result<Option<Lookback>> {
+        match wish {
+            None | Some(Lookback::Number(0) | Lookback::Time(Duration::ZERO)) => Ok(None),
+            Some(_) if self == Self::Text => {
+                Err(Error::table("`lookback` has no meaning for a key of type text"))
             }
-            (Self::Integer | Self::Numeric, Some(Lookback::Time(length))) if !length.is_zero() => {
+            Some(Lookback::Number(distance)) => Ok(Some(Lookback::Number(*distance))),
+            Some(Lookback::Time(_)) => {
                 Err(Error::table("`lookback` of a key that is a number must be a number"))
             }
-            (_, None | Some(Lookback::Number(0))) => Ok(None),
-            (_, Some(Lookback::Time(length))) if length.is_zero() => Ok(None),
-            _ => Err(Error::table("`lookback` has no meaning for a key of type uuid or text")),
         }
     }
 }
@@ -157,38 +164,146 @@ impl Key {
     /// and all without a key.
     #[must_use]
     pub fn since(&self, watermark: &str) -> String {
-        copy::from_key(&self.column, watermark, &self.sql_type, self.lookback.as_deref())
+        let bound = match &self.lookback {
+            None => self.literal(watermark),
+            Some(Lookback::Number(distance)) => format!("{} - {distance}", self.literal(watermark)),
+            Some(Lookback::Time(length)) if self.key_type == KeyType::Uuid => {
+                self.literal(&uuid_before(watermark, *length))
+            }
+            Some(Lookback::Time(length)) => {
+                let seconds = length.as_secs_f64();
+                format!("{} - interval '{seconds} seconds'", self.literal(watermark))
+            }
+        };
+        copy::from_key(&self.column, &bound)
     }
 
     /// The same without the lookback.
     #[must_use]
     pub fn from(&self, watermark: &str) -> String {
-        copy::from_key(&self.column, watermark, &self.sql_type, None)
+        copy::from_key(&self.column, &self.literal(watermark))
     }
+
+    fn literal(&self, value: &str) -> String {
+        format!("{}::{}", literal(value), self.sql_type)
+    }
+}
+
+/// The least uuid whose time lies so far before that of another.
+fn uuid_before(uuid: &str, length: Duration) -> String {
+    let time: String = uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    let time = u128::from_str_radix(&time, 16).unwrap_or_default();
+    let time = format!("{:012x}", time.saturating_sub(length.as_millis()));
+    format!("{}-{}-0000-0000-000000000000", &time[..8], &time[8..])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::BaseType;
+
+    fn data_type(name: &str, oid: u32) -> DataType {
+        let (declared, formatted) = (name.to_owned(), name.to_owned());
+        let base = BaseType { oid, name: name.to_owned(), kind: 'b', formatted };
+        DataType { declared, base, element: None, parts: Vec::new() }
+    }
+
+    fn key(key_type: KeyType, sql_type: &str, lookback: Option<Lookback>) -> Key {
+        Key { column: "k".to_owned(), key_type, sql_type: sql_type.to_owned(), lookback }
+    }
+
+    #[test]
+    fn each_type_makes_its_kind_of_key_and_a_users_own_makes_none() {
+        let of = |name| KeyType::of(&data_type(name, 20));
+        for name in ["int2", "int4", "int8"] {
+            assert_eq!(of(name), Some(KeyType::Integer));
+        }
+        assert_eq!(of("numeric"), Some(KeyType::Numeric));
+        assert_eq!(of("date"), Some(KeyType::Date));
+        assert_eq!(of("timestamp"), Some(KeyType::Timestamp));
+        assert_eq!(of("timestamptz"), Some(KeyType::TimestampWithTimeZone));
+        assert_eq!(of("uuid"), Some(KeyType::Uuid));
+        assert_eq!((of("text"), of("varchar")), (Some(KeyType::Text), Some(KeyType::Text)));
+        assert_eq!(of("float8"), None);
+        assert_eq!(KeyType::of(&data_type("int4", crate::mapping::FIRST_USER_OID)), None);
+    }
 
     #[test]
     fn a_lookback_must_fit_the_key() {
-        let minutes = Lookback::Time(Duration::from_mins(2));
-        let of = |key: KeyType, wish| key.lookback(wish).map_err(|error| error.message);
+        let time = |seconds| Lookback::Time(Duration::from_secs(seconds));
+        let of = |key: KeyType, wish: Option<Lookback>| {
+            key.lookback(wish.as_ref()).map_err(|error| error.message)
+        };
+        for (key, default) in [
+            (KeyType::TimestampWithTimeZone, Some(time(300))),
+            (KeyType::Uuid, Some(time(300))),
+            (KeyType::Timestamp, Some(time(93_600))),
+            (KeyType::Date, Some(time(93_600))),
+            (KeyType::Integer, None),
+            (KeyType::Numeric, None),
+            (KeyType::Text, None),
+        ] {
+            assert_eq!(of(key, None), Ok(default), "{key:?}");
+            assert_eq!(of(key, Some(time(0))), Ok(None), "{key:?}");
+            assert_eq!(of(key, Some(Lookback::Number(0))), Ok(None), "{key:?}");
+        }
+        assert_eq!(of(KeyType::Timestamp, Some(time(120))), Ok(Some(time(120))));
+        let seven = || Some(Lookback::Number(7));
+        assert_eq!(of(KeyType::Numeric, seven()), Ok(seven()));
+        for (key, wish, said) in [
+            (KeyType::Timestamp, seven(), "holds a time must be a duration"),
+            (KeyType::Uuid, seven(), "holds a time must be a duration"),
+            (KeyType::Integer, Some(time(1)), "is a number must be a number"),
+            (KeyType::Text, seven(), "no meaning for a key of type text"),
+            (KeyType::Text, Some(time(1)), "no meaning for a key of type text"),
+        ] {
+            let message = of(key, wish).unwrap_err();
+            assert!(message.contains(said), "{key:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn rows_are_read_from_the_watermark_less_the_lookback() {
+        let time = |millis| Some(Lookback::Time(Duration::from_millis(millis)));
+        let number = key(KeyType::Integer, "bigint", Some(Lookback::Number(7)));
+        assert_eq!(number.since("9"), r#""k" >= '9'::bigint - 7 OR "k" IS NULL"#);
+        assert_eq!(number.from("9"), r#""k" >= '9'::bigint OR "k" IS NULL"#);
+        let day = key(KeyType::Date, "date", time(1500));
+        assert_eq!(day.since("d"), r#""k" >= 'd'::date - interval '1.5 seconds' OR "k" IS NULL"#);
+        let uuid = key(KeyType::Uuid, "uuid", time(0x1_0001));
         assert_eq!(
-            of(KeyType::TimestampWithTimeZone, None),
-            Ok(Some("interval '300 seconds'".to_owned()))
+            uuid.since("01995f3c-0001-7abc-8000-00000000beef"),
+            r#""k" >= '01995f3b-0000-0000-0000-000000000000'::uuid OR "k" IS NULL"#
         );
-        assert_eq!(
-            of(KeyType::Timestamp, Some(&minutes)),
-            Ok(Some("interval '120 seconds'".to_owned()))
-        );
-        assert_eq!(of(KeyType::Timestamp, Some(&Lookback::Number(0))), Ok(None));
-        assert_eq!(of(KeyType::Date, None), Ok(Some("interval '93600 seconds'".to_owned())));
-        assert_eq!(of(KeyType::Integer, None), Ok(None));
-        assert_eq!(of(KeyType::Numeric, Some(&Lookback::Number(7))), Ok(Some("7".to_owned())));
-        assert!(of(KeyType::Timestamp, Some(&Lookback::Number(7))).is_err());
-        assert!(of(KeyType::Integer, Some(&minutes)).is_err());
-        assert!(of(KeyType::Text, Some(&Lookback::Number(7))).is_err());
+        assert!(uuid.since("00000000-0001-7abc-8000-00000000beef").contains("'00000000-0000-0000"));
+    }
+
+    #[test]
+    fn a_key_in_the_future_or_above_all_others_moves_no_watermark() {
+        let table = Qualified::new("s", "t");
+        for (key_type, limited) in [
+            (KeyType::Integer, None),
+            (KeyType::Text, None),
+            (KeyType::Numeric, Some("<> 'Infinity'")),
+            (KeyType::Date, Some("statement_timestamp()")),
+            (KeyType::Timestamp, Some("interval '14 hours'")),
+            (KeyType::TimestampWithTimeZone, Some("<= statement_timestamp()")),
+            (KeyType::Uuid, Some("::uuid")),
+        ] {
+            let beyond = key(key_type, "its type", None).beyond(&table);
+            assert_eq!(beyond.is_some(), limited.is_some(), "{key_type:?}");
+            let asked = beyond.unwrap_or_default();
+            assert!(asked.contains(limited.unwrap_or_default()), "{asked}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_subtracted_where_it_might_leave_the_range() {
+        let some = || Some(Lookback::Number(1));
+        let integer = key(KeyType::Integer, "bigint", some());
+        assert!(integer.is_at_the_bottom("-5") && !integer.is_at_the_bottom("5"));
+        assert!(!key(KeyType::Integer, "bigint", None).is_at_the_bottom("-5"));
+        let day = key(KeyType::Date, "date", some());
+        assert!(day.is_at_the_bottom("0001-01-01 BC") && !day.is_at_the_bottom("2026-01-01"));
     }
 }

@@ -45,6 +45,37 @@ fn a_key_in_the_future_does_not_hide_later_rows() {
 }
 
 #[test]
+fn a_uuid_from_the_future_or_of_another_version_does_not_hide_later_rows() {
+    // A uuid of version 7, so many seconds from now.
+    let uuid = |seconds: i64| {
+        format!(
+            "(lpad(to_hex(floor(extract(epoch FROM clock_timestamp() + interval '{seconds} s') * 1000)\
+             ::bigint), 12, '0') || '7abc8000' || lpad(to_hex((random() * 1e9)::bigint), 12, '0'))::uuid"
+        )
+    };
+    let far = [uuid(7200), "'f47ac10b-58cc-4372-a567-0e02b2c3d479'".to_owned()];
+    for far in far {
+        let mut case = Case::new(
+            &format!(
+                "CREATE TABLE t (id int PRIMARY KEY, at uuid); INSERT INTO t VALUES (1, {})",
+                uuid(-9)
+            ),
+            &json!([by("t", "at")]),
+        );
+        case.at_source(&format!("INSERT INTO t VALUES (2, {far})"));
+        case.sync();
+        case.at_source(&format!("INSERT INTO t VALUES (3, {})", uuid(0)));
+        case.sync().says("incremental sync done: 1 row ");
+        // Made by an application before its transaction began.
+        case.at_source(&format!("INSERT INTO t VALUES (4, {})", uuid(-100)));
+        case.sync().says("incremental sync done: 1 row ");
+        case.assert_equal("public.t");
+        case.run(&["check"])
+            .says("`at` lies in the future, or is no uuid of version 7, in some rows");
+    }
+}
+
+#[test]
 fn every_type_of_replication_key_keeps_its_full_precision() {
     let keys = [
         ("smallint", "1", "2"),

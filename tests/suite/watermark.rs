@@ -334,7 +334,7 @@ fn a_wrong_lookback_or_settle_is_explained() {
         .says("`lookback` is neither a duration nor a whole number")
         .says("`settle` is `soon`, not a duration");
     case.write_tables(&json!([{"name": "events", "replication_key": "at", "lookback": 7}]));
-    case.sync_fails(1).says("`lookback` of a date or time key must be a duration");
+    case.sync_fails(1).says("`lookback` of a key that holds a time must be a duration");
 }
 
 #[test]
