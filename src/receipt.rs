@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, planted};
 use crate::mapping;
-use crate::table::Storage;
+use crate::table::{LABEL, Storage};
 use crate::watermark::Watermark;
 use crate::watermark::overlap::Position;
 
@@ -149,7 +149,7 @@ pub struct CopiedColumn {
     pub number: i16,
     /// Its type at the source.
     pub data_type: String,
-    /// The labels of its enum, the types of its composite's attributes, or its expression.
+    /// The labels of its enum, what its composite or range is made of, or its expression.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
     /// Whether the parts are labels.
@@ -164,10 +164,13 @@ impl CopiedColumn {
         if planted(Fault::LabelsIgnored) {
             return true;
         }
-        if now.is_enum {
-            return self.parts.iter().all(|label| now.parts.contains(label));
-        }
-        self.parts == now.parts
+        let split = |parts: &[String]| -> (Vec<String>, Vec<String>) {
+            parts.iter().cloned().partition(|part| now.is_enum || part.starts_with(LABEL))
+        };
+        let ((labels, others), (now_labels, now_others)) = (split(&self.parts), split(&now.parts));
+        // In their order: two that have changed places have changed all values.
+        let mut rest = now_labels.iter();
+        others == now_others && labels.iter().all(|label| rest.any(|now| now == label))
     }
 }
 

@@ -153,6 +153,9 @@ pub struct SourceColumn {
     pub data_type: DataType,
 }
 
+/// What a label begins with among parts that are not all labels. No type's name begins with it.
+pub const LABEL: &str = "label ";
+
 /// A column's type: as declared, and what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct DataType {
@@ -162,9 +165,9 @@ pub struct DataType {
     pub base: BaseType,
     /// What the base type is an array of, if it is one; domains replaced as well.
     pub element: Option<ElementType>,
-    /// What gives the values their text beside the type's name: the labels of the enum, or the
-    /// types of the composite's attributes, that the type or its element is; the expression of a
-    /// generated column.
+    /// What gives the values their text beside the type's name: the labels of the enum that the
+    /// type or its element is; of a composite or a range, the types of attributes and, behind
+    /// [`LABEL`], the labels of enums, at any depth; the expression of a generated column.
     pub parts: Vec<String>,
 }
 

@@ -166,6 +166,12 @@ fn check_destination(situation: &Situation) -> Result<()> {
     if destination.kind != Kind::Table {
         return Err(in_the_way(&name, destination));
     }
+    if is_ours(destination) {
+        return Err(Error::table(format!(
+            "`{name}` at the destination is the staging table of another table"
+        ))
+        .hint(REMEDY));
+    }
     if destination.inherits {
         return Err(Error::table(format!(
             "`{name}` at the destination is a partition, or inherits, or is inherited from"
@@ -181,17 +187,25 @@ fn check_staging(situation: &Situation, remembered: &Remembered) -> Result<()> {
     if staging.kind != Kind::Table {
         return Err(in_the_way(&name, staging));
     }
-    let ours = staging.comment.as_deref() == Some(crate::sql::ddl::STAGING_COMMENT);
-    let known = !matches!(remembered, Remembered::Nothing(_));
-    if staging.written && !ours && !known {
+    let doubted = match remembered {
+        Remembered::Nothing(_) => true,
+        Remembered::Receipt(_) => !staging.unlogged,
+        Remembered::Predecessor { .. } => false,
+    };
+    if staging.written && !is_ours(staging) && doubted {
         return Err(Error::table(format!(
             "`{name}` at the destination is needed as the staging table of `{}`, but holds rows \
              that this tool did not put there",
             situation.table.plain()
         ))
-        .hint("drop it or rename it, or give the table a \"destination_name\""));
+        .hint(REMEDY));
     }
     Ok(())
+}
+
+/// Whether this tool has made a table to stage rows in.
+fn is_ours(table: &DestinationTable) -> bool {
+    table.unlogged && table.comment.as_deref() == Some(crate::sql::ddl::STAGING_COMMENT)
 }
 
 const REMEDY: &str = "drop it or rename it, or give the table a \"destination_name\"";
@@ -385,12 +399,21 @@ mod tests {
         let theirs = DestinationTable { comment: None, ..written.clone() };
         assert_eq!(beside(&written, &nothing()), "initial: there is no receipt");
         assert_eq!(beside(&theirs, &known), "merge: from 7");
+        let logged = DestinationTable { unlogged: false, ..theirs.clone() };
+        assert!(beside(&logged, &known).contains("holds rows that this tool did not put there"));
+        let predecessor = Remembered::Predecessor { greatest_key: "7".to_owned() };
+        let taken_over = "merge: taken over from the predecessor at 7";
+        assert_eq!(beside(&logged, &predecessor), taken_over);
         let empty = DestinationTable { written: false, ..theirs.clone() };
         assert_eq!(beside(&empty, &nothing()), "initial: there is no receipt");
         let refused = beside(&theirs, &nothing());
         assert!(refused.contains("holds rows that this tool did not put there"), "{refused}");
         let view = DestinationTable { kind: Kind::View, ..staging };
         assert_eq!(beside(&view, &known), "error: `copies.t_stg` at the destination is a view");
+        let staging = setting.staging();
+        let situation = Situation { destination: Some(&staging), ..setting.situation() };
+        let refused = decided(&situation, &nothing(), true);
+        assert!(refused.contains("is the staging table of another table"), "{refused}");
         setting.destination.inherits = true;
         let refused = decided(&setting.situation(), &known, true);
         assert!(refused.contains("is a partition, or inherits"), "{refused}");

@@ -5,6 +5,8 @@
 //! expects many rows of a recursion from reading a whole catalog for each table.
 
 use super::{Qualified, literal};
+use crate::mapping::FIRST_USER_OID;
+use crate::table::LABEL;
 
 /// What the tool needs to know of a server it has just connected to.
 pub const SERVER: &str = "\
@@ -45,6 +47,41 @@ fn base_type(alias: &str, modifier: &str) -> String {
     format!(
         "json_build_object('oid', {alias}.oid::bigint, 'name', {alias}.typname, \
          'kind', {alias}.typtype, 'formatted', format_type({alias}.oid, {modifier}))"
+    )
+}
+
+/// What a composite or range type is made of, at any depth: the types of attributes, and the labels
+/// of enums behind the word `label`.
+fn parts(oid: &str) -> String {
+    format!(
+        "(WITH RECURSIVE made_of (oid, path) AS (
+            SELECT {oid}, ARRAY[]::integer[]
+            UNION ALL
+            SELECT part.oid, made_of.path || part.number
+            FROM made_of CROSS JOIN LATERAL (
+              SELECT d.typbasetype, 0 FROM pg_type d WHERE d.oid = made_of.oid AND d.typtype = 'd'
+              UNION ALL
+              SELECT i.oid, 0 FROM pg_type i WHERE i.typarray = made_of.oid
+              UNION ALL
+              SELECT r.rngsubtype, 0 FROM pg_range r WHERE r.rngtypid = made_of.oid
+              UNION ALL
+              SELECT m.rngtypid, 0 FROM pg_range m
+              WHERE to_jsonb(m) ->> 'rngmultitypid' = made_of.oid::text
+              UNION ALL
+              SELECT p.atttypid, p.attnum FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
+              WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
+              OFFSET 0) AS part (oid, number)
+            WHERE made_of.oid >= {FIRST_USER_OID})
+          SELECT json_agg(part.named ORDER BY made_of.path, part.place)
+          FROM made_of CROSS JOIN LATERAL (
+            SELECT format_type(p.atttypid, p.atttypmod), p.attnum::real
+            FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
+            WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
+            UNION ALL
+            SELECT '{LABEL}' || l.enumlabel, l.enumsortorder
+            FROM pg_enum l WHERE l.enumtypid = made_of.oid
+            OFFSET 0) AS part (named, place)
+          WHERE made_of.oid >= {FIRST_USER_OID})"
     )
 }
 
@@ -97,6 +134,7 @@ fn source_tables() -> String {
     let element = without_domains("item.oid", "base.modifier");
     let base = base_type("t", "base.modifier");
     let element_base = base_type("e", "element.modifier");
+    let parts = parts("coalesce(e.oid, t.oid)");
     format!(
         "\
 SELECT json_build_object(
@@ -126,11 +164,7 @@ SELECT json_build_object(
           WHEN coalesce(e.typtype, t.typtype) = 'e' THEN (
             SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder)
             FROM pg_enum l WHERE l.enumtypid = coalesce(e.oid, t.oid))
-          WHEN coalesce(e.typtype, t.typtype) = 'c' THEN (
-            SELECT json_agg(format_type(p.atttypid, p.atttypmod) ORDER BY p.attnum)
-            FROM pg_attribute p
-            WHERE p.attrelid = coalesce(e.typrelid, t.typrelid) AND p.attnum > 0
-              AND NOT p.attisdropped)
+          WHEN coalesce(e.typtype, t.typtype) IN ('c', 'r', 'm') THEN {parts}
           END, '[]')
       )) ORDER BY a.attnum), '[]')
     FROM pg_attribute a

@@ -316,6 +316,46 @@ fn an_enum_or_composite_that_reads_otherwise_leads_to_a_new_copy() {
 }
 
 #[test]
+fn a_label_that_is_renamed_deep_inside_a_type_leads_to_a_new_copy() {
+    let columns = [
+        ("c", "composite", "(1,a)"),
+        ("ca", "composite[]", "{\"(1,b)\"}"),
+        ("cd", "checked", "(2,a)"),
+        ("r", "moods", "[a,b]"),
+        ("n", "nested", "(\"(3,b)\")"),
+        ("na", "listing", "({a})"),
+    ];
+    let table = |(name, data_type, value): (&str, &str, &str)| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, at int, v {data_type});
+             INSERT INTO {name} VALUES (1, 1, '{value}');"
+        )
+    };
+    let types = "CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TYPE composite AS (x int, m mood);
+        CREATE DOMAIN checked AS composite CHECK ((VALUE).x > 0); CREATE TYPE moods AS RANGE (subtype = mood);
+        CREATE TYPE nested AS (inner_one composite); CREATE TYPE listing AS (items mood[]);";
+    let rules: Vec<_> = columns.iter().map(|(name, ..)| by(name, "at")).collect();
+    let mut case = Case::new(&(types.to_owned() + &columns.map(table).concat()), &json!(rules));
+    case.sync();
+    let all = |case: &mut Case, altered: &str| {
+        case.at_source(altered);
+        let run = case.sync();
+        let copied = run.stdout.matches("was altered").count();
+        for (name, ..) in columns {
+            case.assert_equal(&format!("public.{name}"));
+        }
+        copied
+    };
+    assert_eq!(all(&mut case, "ALTER TYPE mood ADD VALUE 'c' BEFORE 'a'"), 0);
+    assert_eq!(all(&mut case, "ALTER TYPE mood RENAME VALUE 'a' TO 'd'"), columns.len());
+    assert_eq!(all(&mut case, "SELECT"), 0);
+    let swap = "ALTER TYPE mood RENAME VALUE 'd' TO 'x'; ALTER TYPE mood RENAME VALUE 'b' TO 'd';
+                ALTER TYPE mood RENAME VALUE 'x' TO 'b'";
+    assert_eq!(all(&mut case, swap), columns.len());
+    assert_eq!(all(&mut case, "ALTER TYPE composite ADD ATTRIBUTE y int"), 4);
+}
+
+#[test]
 fn not_null_is_added_even_when_no_row_travels() {
     let mut case = orders();
     case.sync();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::case::{Case, Run, by};
+use crate::support::case::{Case, Run, by, with};
 use crate::support::judge;
 
 const SOURCE: &str = "
@@ -171,6 +171,19 @@ fn somebody_elses_relation_in_the_way_is_left_alone() {
     );
     assert_eq!(case.ask("SELECT precious FROM customers_stg"), ["gold"]);
     assert_eq!(case.ask("SELECT one FROM orders"), ["1"]);
+}
+
+#[test]
+fn the_staging_table_of_another_pipeline_is_no_place_for_a_copy() {
+    let case = Case::new(SOURCE, &json!([by("customers", "at")]));
+    case.sync();
+    case.write_tables(&json!([with(
+        by("orders", "at"),
+        &json!({"destination_name": "customers_stg"})
+    )]));
+    case.sync_fails(1).says("`public.customers_stg` at the destination is the staging table of");
+    case.write_tables(&json!([by("customers", "at")]));
+    case.sync().says("customers-incremental-0");
 }
 
 #[test]
