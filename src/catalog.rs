@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
-use crate::db::{APPLICATION_NAME, Session};
+use crate::db::{READER, Session};
 use crate::error::{Error, Result, did_you_mean};
 use crate::sql::catalog::Question;
 use crate::sql::{self, Qualified, catalog};
@@ -54,7 +54,7 @@ pub fn open_snapshot(
 
 /// The transactions in flight at the source.
 pub fn activity(session: &mut Session) -> Result<Activity> {
-    let question = sql::activity::in_flight(APPLICATION_NAME);
+    let question = sql::activity::in_flight(READER);
     let mut activity = Activity::default();
     for row in session.rows("read the transactions in flight", &question)? {
         if let [Some(kind), Some(name)] = &row[..] {

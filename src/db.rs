@@ -25,8 +25,12 @@ use crate::watermark::overlap::Position;
 use watch::{Failure, Watch, connect_timeout, open};
 pub use watch::{shorten_silence, silence};
 
-/// What sessions are called in `pg_stat_activity`.
-pub const APPLICATION_NAME: &str = "incremental-replication";
+/// What sessions with the source are called in `pg_stat_activity`. Marks go by it: whoever is
+/// called so and has our role only reads.
+pub const READER: &str = "incremental-replication (reading)";
+
+/// What those with the destination are called, which may be the source of somebody else.
+const WRITER: &str = "incremental-replication";
 
 /// After this much silence the network is asked whether the other end is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -459,7 +463,10 @@ fn configuration(endpoint: &Endpoint) -> Config {
         .port(endpoint.port)
         .user(&endpoint.user)
         .dbname(&endpoint.database)
-        .application_name(APPLICATION_NAME)
+        .application_name(match endpoint.side {
+            Side::Source => READER,
+            Side::Destination => WRITER,
+        })
         .connect_timeout(connect_timeout())
         .keepalives(true)
         .keepalives_idle(KEEPALIVE_IDLE)

@@ -279,7 +279,7 @@ fn command(source: &Endpoint, wanted: Wanted) -> Command {
         .env("PGPORT", source.port.to_string())
         .env("PGUSER", &source.user)
         .env("PGDATABASE", &source.database)
-        .env("PGAPPNAME", crate::db::APPLICATION_NAME)
+        .env("PGAPPNAME", crate::db::READER)
         .env("PGCONNECT_TIMEOUT", "15")
         .env("PGSSLMODE", source.tls.mode.name())
         // pg_dump itself pins what else changes how values are written.

@@ -59,7 +59,7 @@ SELECT json_build_object(
       AND g.tgenabled <> 'D' AND g.tgtype & 2 > 0 AND g.tgtype & 16 > 0),
   'partition', c.relispartition,
   'columns', (
-    SELECT json_agg(json_build_object(
+    SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,
       'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
         WHERE d.adrelid = c.oid AND d.adnum = a.attnum),
@@ -70,7 +70,7 @@ SELECT json_build_object(
         WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = a.attnum),
       'null_share', (SELECT max(s.null_frac) FROM pg_stats s
         WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname))
-      ORDER BY a.attnum)
+      ORDER BY a.attnum), '[]')
     FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname",

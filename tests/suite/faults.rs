@@ -31,12 +31,12 @@ fn wait_for(case: &Case, sql: &str) {
 }
 
 /// Our session is busy with a COPY.
-const COPYING: &str = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'incremental-replication' \
+const COPYING: &str = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
     AND query LIKE 'COPY%' AND state = 'active' AND datname = current_database()";
 
 /// No session of ours is left.
 const GONE: &str = "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity \
-    WHERE application_name = 'incremental-replication' AND datname = current_database())";
+    WHERE application_name LIKE 'incremental-replication%' AND datname = current_database())";
 
 fn finish(mut child: Child) -> Run {
     let mut run = Run { code: None, stdout: String::new(), stderr: String::new() };
@@ -116,7 +116,7 @@ fn an_ended_backend_costs_a_second_try_and_nothing_else() {
             let child = case.start(&["sync"]);
             wait_for(&case, COPYING);
             let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                WHERE application_name = 'incremental-replication' AND datname = current_database()";
+                WHERE application_name LIKE 'incremental-replication%' AND datname = current_database()";
             let mut superuser =
                 if at_source { case.another_source() } else { case.destination_superuser() };
             judge::column(&mut superuser, end);

@@ -275,7 +275,7 @@ fn a_slow_question_holds_no_other_tables_lock() {
     let started = std::time::Instant::now();
     let mut held = false;
     while started.elapsed() < std::time::Duration::from_secs(20) && !held {
-        let asking = "SELECT pid FROM pg_stat_activity WHERE application_name = 'incremental-replication' \
+        let asking = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
                       AND datname = current_database() AND wait_event = 'PgSleep'";
         held = !judge::column(&mut others, asking).is_empty();
     }

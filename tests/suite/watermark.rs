@@ -397,6 +397,27 @@ fn a_source_that_comes_back_from_an_image_of_its_disk_loses_no_newer_row() {
 }
 
 #[test]
+fn a_writer_with_our_role_and_the_name_of_our_writing_sessions_is_waited_for() {
+    let mut case = events("number");
+    case.set("SOURCE_USERNAME", "postgres");
+    case.set("SOURCE_PASSWORD", "embedded");
+    case.sync();
+    // The tool itself, at work on its destination, which is our source.
+    let mut writer = case.another_source();
+    writer
+        .batch_execute(
+            "SET application_name = 'incremental-replication'; BEGIN;
+             INSERT INTO events VALUES (700, now(), 700)",
+        )
+        .expect("a row");
+    case.at_source("INSERT INTO events VALUES (800, now(), 800)");
+    case.sync();
+    writer.batch_execute("COMMIT").expect("a commit");
+    case.sync();
+    case.assert_equal("public.events");
+}
+
+#[test]
 fn a_standby_serves_as_the_source_and_its_promotion_is_noticed() {
     let servers = Servers::start();
     create_roles(&servers);

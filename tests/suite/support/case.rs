@@ -54,7 +54,7 @@ pub struct Case {
 
 /// The sessions of the tool in this database.
 const OURS: &str = "SELECT pid FROM pg_stat_activity \
-    WHERE application_name = 'incremental-replication' AND datname = current_database()";
+    WHERE application_name LIKE 'incremental-replication%' AND datname = current_database()";
 
 /// How a run of the binary ended.
 #[derive(Debug)]

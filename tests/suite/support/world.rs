@@ -349,7 +349,7 @@ impl World {
     pub fn wait_until_alone(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
         for session in self.superusers() {
-            let ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'incremental-replication' \
+            let ours = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
                         AND datname = current_database()";
             while !judge::column(session, ours).is_empty() {
                 if started.elapsed() > Duration::from_secs(30) {

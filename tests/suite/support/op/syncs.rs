@@ -161,7 +161,7 @@ fn sync_loses_its_sessions(world: &mut World, rng: &mut Rng) -> Outcome {
     std::thread::sleep(Duration::from_millis(rng.u64(20..120)));
     for session in world.superusers() {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                   WHERE application_name = 'incremental-replication' AND datname = current_database()";
+                   WHERE application_name LIKE 'incremental-replication%' AND datname = current_database()";
         if rng.bool() {
             session.batch_execute(end).expect("sessions end");
         }
