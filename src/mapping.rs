@@ -146,6 +146,17 @@ pub fn reads_ambiguously(data_type: &DataType) -> bool {
     base.oid < FIRST_USER_OID && ["regproc", "regoper"].contains(&base.name.as_str())
 }
 
+/// Whether PostgreSQL has no order for the values, so that no index can tell them apart.
+#[must_use]
+pub fn has_no_order(data_type: &DataType) -> bool {
+    let base = data_type.element.as_ref().map_or(&data_type.base, |element| &element.base);
+    let without = [
+        "json", "jsonpath", "xml", "point", "lseg", "path", "box", "polygon", "line", "circle",
+        "xid", "cid",
+    ];
+    base.oid < FIRST_USER_OID && without.contains(&base.name.as_str())
+}
+
 /// Types whose values point into the catalog or the log of the server they come from.
 fn means_something_only_inside(name: &str) -> bool {
     name.starts_with("reg") || name.starts_with("pg_") || name == "aclitem"
@@ -243,6 +254,14 @@ mod tests {
     fn a_modifier_makes_another_type() {
         assert!(same_type("numeric(12,2)", "numeric(12,2)"));
         assert!(!same_type("numeric(12,2)", "numeric(13,2)"));
+    }
+
+    #[test]
+    fn an_index_tells_the_values_of_most_types_apart() {
+        assert!(has_no_order(&scalar(base(114, "json", 'b'))));
+        assert!(has_no_order(&array(base(600, "point", 'b'), false, false)));
+        assert!(!has_no_order(&scalar(base(3802, "jsonb", 'b'))));
+        assert!(!has_no_order(&scalar(base(FIRST_USER_OID, "json", 'b'))), "it is text here");
     }
 
     #[test]

@@ -169,6 +169,12 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
             travels(rule, name, "unique_cols")?;
             unambiguous(source, name)?;
         }
+        if named.len() > MOST_IN_AN_INDEX {
+            return Err(Error::table(format!(
+                "`unique_cols` names {} columns, and an index of PostgreSQL holds {MOST_IN_AN_INDEX}",
+                named.len()
+            )));
+        }
         return Ok(named.clone());
     }
     let whole = source.primary_key.iter().all(|name| rule.columns.takes(name));
@@ -202,17 +208,24 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
 }
 
 /// Fails for a column whose values may differ and yet read the same at the destination.
+/// How many columns an index can have, `INDEX_MAX_KEYS`.
+const MOST_IN_AN_INDEX: usize = 32;
+
 fn unambiguous(source: &SourceTable, name: &str) -> Result<()> {
-    match source.column(name) {
-        Some(column) if mapping::reads_ambiguously(&column.data_type) => Err(Error::table(format!(
-            "the column `{name}` of `{}` cannot identify a row: different values of type {} read \
-             the same",
-            source.name.plain(),
-            column.data_type.declared
-        ))
-        .hint("name other columns in \"unique_cols\", or set \"mode\" to \"full-refresh\"")),
-        _ => Ok(()),
-    }
+    let Some(SourceColumn { data_type, .. }) = source.column(name) else { return Ok(()) };
+    let declared = &data_type.declared;
+    let why = if mapping::reads_ambiguously(data_type) {
+        format!("different values of type {declared} read the same")
+    } else if mapping::has_no_order(data_type) {
+        format!("PostgreSQL has no order for values of type {declared}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::table(format!(
+        "the column `{name}` of `{}` cannot identify a row: {why}",
+        source.name.plain()
+    ))
+    .hint("name other columns in \"unique_cols\", or set \"mode\" to \"full-refresh\""))
 }
 
 fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {
@@ -325,6 +338,41 @@ mod tests {
         };
         assert_eq!(unique(COPIED, true, procedure), "");
         assert!(unique(r#""mode": "diff""#, true, procedure).contains("`id`"));
+    }
+
+    #[test]
+    fn what_an_index_cannot_hold_identifies_no_row() {
+        let point =
+            |source: &mut SourceTable| source.columns[1].data_type.base.name = "point".to_owned();
+        let by_a = r#""mode": "diff", "unique_cols": ["a"]"#;
+        assert!(unique(by_a, true, point).contains("PostgreSQL has no order for values of type"));
+        let many = |number: usize| {
+            let names: Vec<String> = (0..number).map(|at| format!("\"c{at}\"")).collect();
+            let mut setting = Setting::new(MERGED, true);
+            let template = setting.source.columns[1].clone();
+            let column = |at: usize| SourceColumn { name: format!("c{at}"), ..template.clone() };
+            setting.source.columns.extend((0..number).map(column));
+            let rule = format!(r#""mode": "diff", "unique_cols": [{}]"#, names.join(","));
+            shape(&Setting::rule(&rule), &setting.source, 17_00_00).map_err(|error| error.message)
+        };
+        assert!(many(32).is_ok());
+        let said = many(33).unwrap_err();
+        assert!(said.contains("names 33 columns, and an index of PostgreSQL holds 32"), "{said}");
+    }
+
+    #[test]
+    fn a_key_is_only_looked_for_where_rows_are_read_by_it() {
+        let key = |rule| {
+            let setting = Setting::new(COPIED, true);
+            shape(&Setting::rule(rule), &setting.source, 17_00_00)
+                .unwrap()
+                .key
+                .map(|key| key.column)
+        };
+        assert_eq!(key(MERGED).as_deref(), Some("id"));
+        assert_eq!(key(r#""replication_key": "xmin""#), None);
+        assert_eq!(key(r#""replication_key": "id", "mode": "full-refresh""#), None);
+        assert_eq!(key(r#""replication_key": "absent", "mode": "diff""#), None);
     }
 
     #[test]

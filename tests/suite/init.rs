@@ -26,6 +26,7 @@ const SHOP: &str = "
     CREATE VIEW order_days AS SELECT created_at::date AS day, count(*) FROM orders GROUP BY 1;
     CREATE TABLE \"Odd \"\"Name\" (id int PRIMARY KEY); INSERT INTO \"Odd \"\"Name\" VALUES (1);
     CREATE TABLE secret (id int PRIMARY KEY);
+    CREATE TABLE nothing ();
     ANALYZE;";
 
 fn shop() -> Case {
@@ -45,6 +46,7 @@ fn everything_is_equal(case: &mut Case) {
         "events",
         "order_days",
         "\"Odd \"\"Name\"",
+        "nothing",
     ] {
         case.assert_equal(&format!("public.{table}"));
     }
