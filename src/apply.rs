@@ -169,10 +169,17 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
         log.warning(Some(table), &format!("could not {}: {why}", step.purpose));
         return Ok(0);
     }
-    let with_hint = |error: Error| match &step.hint {
+    let with_hint = |error: Error| {
+        match (&step.hint, error.sqlstate.as_deref()) {
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
-        Some(hint) if error.sqlstate.as_deref() != Some("54000") => error.hint(hint),
+        (_, Some("54000")) => error,
+        (Some(hint), _) => error.hint(hint),
+        (None, Some("23505" | "23P01")) if step.result == Outcome::RowsMerged => error.hint(
+            "somebody made that constraint at the destination, and it looks at row after row while \
+             they change places: drop it, or make it a constraint that is DEFERRABLE INITIALLY DEFERRED",
+        ),
         _ => error,
+    }
     };
     match step.result {
         Outcome::Done | Outcome::RowsMerged | Outcome::Distinct => {

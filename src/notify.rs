@@ -21,7 +21,13 @@ pub fn post(url: &Secret, body: &Value) -> Result<(), String> {
     let agent = agent();
     let mut pauses = PAUSES.into_iter();
     loop {
-        let Err(failure) = agent.post(url.reveal()).send_json(body) else { return Ok(()) };
+        let answer = agent.post(url.reveal()).send_json(body);
+        // What redirects has not taken the report, and may make a GET without it of the request.
+        let failure = match answer.map(|answer| answer.status()) {
+            Ok(status) if status.is_redirection() => ureq::Error::StatusCode(status.as_u16()),
+            Ok(_) => return Ok(()),
+            Err(failure) => failure,
+        };
         match pauses.next().filter(|_| may_pass(&failure)) {
             Some(pause) => std::thread::sleep(pause),
             None => return Err(described(&failure)),
@@ -39,6 +45,7 @@ fn agent() -> Agent {
         .collect();
     Agent::config_builder()
         .timeout_global(Some(ATTEMPT_TIMEOUT))
+        .max_redirects(0)
         .tls_config(TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(roots))).build())
         .user_agent(concat!("incremental-replication/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -57,6 +64,9 @@ fn may_pass(failure: &ureq::Error) -> bool {
 /// The failure in words. What the library says of a URL may repeat it, so that is left out.
 fn described(failure: &ureq::Error) -> String {
     match failure {
+        ureq::Error::StatusCode(code @ 300..=399) => {
+            format!("the server answered {code}, a redirect: WEBHOOK_URL must be where it leads to")
+        }
         ureq::Error::StatusCode(code) => format!("the server answered {code}"),
         ureq::Error::Timeout(_) => format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()),
         ureq::Error::HostNotFound => "the host's name cannot be found".to_owned(),

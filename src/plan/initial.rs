@@ -37,7 +37,11 @@ pub fn initial(
             "a new copy of `{}` would lose the {lost}",
             situation.table.plain()
         ))
-        .hint("drop it, and make it again after the sync"));
+        .hint(if lost.starts_with("generated column ") {
+            "drop it, and let a view compute it: the copy has the source's columns and no others"
+        } else {
+            "drop it, and make it again after the sync"
+        }));
     }
     let new = situation.table.beside(format!("_new_{:016x}", digest(&situation.table.to_string())));
     let (load, note) = load(situation, &new, first.pg_dump_unusable);

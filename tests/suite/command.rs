@@ -372,6 +372,17 @@ fn a_webhook_that_fails_is_tried_again_and_never_changes_the_exit_code() {
 }
 
 #[test]
+fn a_webhook_that_leads_elsewhere_has_not_taken_the_report() {
+    let mut case = shop();
+    let hook = WebhookServer::answering(&[302]);
+    case.set("WEBHOOK_URL", &hook.url);
+    let run = case.sync();
+    run.says("the webhook could not be told: the server answered 302, a redirect");
+    assert_eq!(hook.bodies().len(), 1);
+    no_secret(&run);
+}
+
+#[test]
 fn a_webhook_that_is_slow_is_waited_for_and_one_that_is_silent_is_given_up() {
     let mut case = shop();
     let slow = WebhookServer::answering_after(Duration::from_secs(3), &[200]);

@@ -108,6 +108,29 @@ fn a_truncated_table_ends_empty_where_all_may_be_removed() {
 }
 
 #[test]
+fn a_value_that_changes_places_is_told_what_stands_in_its_way() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, mail text, at timestamptz DEFAULT now());
+         INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')",
+        &json!([{"name": "t", "replication_key": "at", "deletes": "remove"}]),
+    );
+    case.sync();
+    case.at_destination("CREATE UNIQUE INDEX mails ON t (mail)");
+    case.at_source(
+        "DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (4, 'a');
+         UPDATE t SET mail = 'x' WHERE id = 2;
+         UPDATE t SET mail = 'b', at = clock_timestamp() WHERE id = 3;
+         UPDATE t SET mail = 'c', at = clock_timestamp() WHERE id = 2",
+    );
+    case.sync_fails(1).says("\"mails\"").says("DEFERRABLE INITIALLY DEFERRED");
+    case.at_destination(
+        "DROP INDEX mails; ALTER TABLE t ADD UNIQUE (mail) DEFERRABLE INITIALLY DEFERRED",
+    );
+    case.sync();
+    case.assert_equal("public.t");
+}
+
+#[test]
 fn a_dropped_partition_ends_dropped() {
     let setup = "
         CREATE TABLE orders (id int, region int, updated_at timestamptz, PRIMARY KEY (id, region)) PARTITION BY LIST (region);

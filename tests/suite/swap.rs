@@ -174,6 +174,18 @@ fn somebody_elses_relation_in_the_way_is_left_alone() {
 }
 
 #[test]
+fn a_column_that_the_destination_computes_is_no_part_of_a_copy() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination(
+        "ALTER TABLE orders ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED",
+    );
+    case.sync_fails(1)
+        .says("a new copy of `public.orders` would lose the generated column twice")
+        .says("drop it, and let a view compute it");
+}
+
+#[test]
 fn the_staging_table_of_another_pipeline_is_no_place_for_a_copy() {
     let case = Case::new(SOURCE, &json!([by("customers", "at")]));
     case.sync();
