@@ -64,6 +64,11 @@ impl Situation<'_> {
         self.destination_version >= 15_00_00
     }
 
+    /// Whether a NOT NULL has a name at the destination.
+    fn names_not_nulls(&self) -> bool {
+        self.destination_version >= 18_00_00
+    }
+
     /// Whether the unique index must hold NULL equal to NULL, and can.
     fn wants_nulls_not_distinct(&self) -> bool {
         self.shape.nullable_keys && self.nulls_not_distinct()

@@ -332,6 +332,12 @@ pub fn own_index_name(table: &str) -> String {
     suffixed(table, "_replicated_key")
 }
 
+/// The name that PostgreSQL would give to a column's NOT NULL, but for very long ones.
+#[must_use]
+pub fn not_null_name(table: &str, column: &str) -> String {
+    suffixed(&format!("{table}_{column}"), "_not_null")
+}
+
 /// A name with a suffix. Where the whole would exceed PostgreSQL's 63 bytes, the name's end is
 /// replaced by a digest of all of it, so that two long names stay apart.
 #[must_use]

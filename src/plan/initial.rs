@@ -50,9 +50,10 @@ pub fn initial(
         let drop = format!("{} CASCADE", ddl::drop_table(situation.table));
         before.insert(0, Step::destination("drop the old table", drop));
     }
+    let named_after = situation.names_not_nulls().then_some(situation.table.name.as_str());
     before.push(Step::destination(
         &format!("create `{}`", situation.table.plain()),
-        ddl::create_table(&new, &situation.shape.destination_columns()),
+        ddl::create_table(&new, &situation.shape.destination_columns(), named_after),
     ));
     Ok(Plan {
         sync_type,
@@ -317,6 +318,25 @@ mod tests {
         assert_eq!(loaded(MERGED, Some("it is not there")), (false, note.to_owned()));
         let copied = format!(r#"{MERGED}, "initial": "copy""#);
         assert_eq!(loaded(&copied, Some("it is not there")), (false, String::new()));
+    }
+
+    #[test]
+    fn not_nulls_are_called_after_the_table_where_they_have_names() {
+        let setting = Setting::new(COPIED, false);
+        let created = |destination_version| {
+            let situation = Situation { destination_version, ..setting.situation() };
+            let receipt = receipt(&situation);
+            let first = First {
+                dependents: None,
+                pg_dump_unusable: None,
+                user: "owner",
+                receipt: &receipt,
+            };
+            let plan = initial(&situation, SyncType::Initial, String::new(), &first).unwrap();
+            plan.before[1].sql.clone()
+        };
+        assert!(created(17_00_00).contains(r#""id" integer NOT NULL,"#));
+        assert!(created(18_00_00).contains(r#""id" integer CONSTRAINT "t_id_not_null" NOT NULL,"#));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Tables, indexes and columns at the destination.
 
 use super::{Qualified, identifier, identifiers, literal};
-use crate::table::Column;
+use crate::table::{Column, not_null_name};
 
 /// Makes a schema, if it is not there.
 #[must_use]
@@ -9,11 +9,17 @@ pub fn create_schema(schema: &str) -> String {
     format!("CREATE SCHEMA IF NOT EXISTS {}", identifier(schema))
 }
 
-/// Makes a table with its NOT NULLs and nothing else.
+/// Makes a table with its NOT NULLs and nothing else. Where these have names (PostgreSQL 18 and
+/// later), they are called after the name that the table will get.
 #[must_use]
-pub fn create_table(table: &Qualified, columns: &[Column]) -> String {
+pub fn create_table(table: &Qualified, columns: &[Column], named_after: Option<&str>) -> String {
     let column = |column: &Column| {
-        let not_null = if column.not_null { " NOT NULL" } else { "" };
+        let constraint = named_after.map(|name| not_null_name(name, &column.name));
+        let not_null = match (column.not_null, constraint) {
+            (false, _) => String::new(),
+            (true, None) => " NOT NULL".to_owned(),
+            (true, Some(name)) => format!(" CONSTRAINT {} NOT NULL", identifier(&name)),
+        };
         format!("\n  {} {}{not_null}", identifier(&column.name), column.data_type)
     };
     let columns: Vec<String> = columns.iter().map(column).collect();
