@@ -66,11 +66,11 @@ pub fn map(source: &DataType, destination_version: u32) -> Mapped {
 /// Whether two types, as `format_type` prints them, are one.
 #[must_use]
 pub fn same_type(one: &str, other: &str) -> bool {
-    if planted(Fault::ModifiersIgnored) {
-        let bare = |data_type: &str| data_type.split('(').next().map(str::to_owned);
-        return bare(one) == bare(other);
-    }
-    one == other
+    let told = |data_type: &str| match data_type.split_once('(') {
+        Some((bare, _)) if planted(Fault::ModifiersIgnored) => bare.to_owned(),
+        _ => data_type.to_owned(),
+    };
+    told(one) == told(other)
 }
 
 /// What another server makes of a type that is neither a domain nor an array.

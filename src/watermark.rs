@@ -101,7 +101,8 @@ impl Watermark {
         let safe = |mark: &Mark| mark.in_flight.is_empty() && settled || planted(Fault::UnsafeMark);
         let newest_safe = marks.iter().rposition(safe);
         let start = newest_safe.map(|at| marks[at].key.clone()).or_else(|| self.start.clone());
-        let pending = marks.split_off(newest_safe.map_or(0, |at| at + 1));
+        // The safe mark itself goes as all do that have the key the next sync starts from.
+        let pending = marks.split_off(newest_safe.unwrap_or_default());
         let pending = thinned(worthwhile(pending, start.as_deref()));
         Self { start, pending }
     }
