@@ -1,7 +1,8 @@
 //! Reads the shape of tables at both ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::db::{READER, Session};
@@ -9,7 +10,7 @@ use crate::error::{Error, Result, did_you_mean};
 use crate::sql::catalog::Question;
 use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
-use crate::table::{DestinationTable, Kind, SourceTable};
+use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable};
 use crate::watermark::Activity;
 
 /// Those of the named tables that the source has, by their names.
@@ -18,8 +19,39 @@ pub fn source_tables(
     schema: &str,
     names: &[&str],
 ) -> Result<BTreeMap<String, SourceTable>> {
-    let tables: Vec<SourceTable> = kept_documents(session, Question::SourceTables, schema, names)?;
+    let mut tables: Vec<SourceTable> =
+        kept_documents(session, Question::SourceTables, schema, names)?;
+    add_parts(session, &mut tables)?;
     Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
+}
+
+/// Adds what the values of users' types are made of. Most tables have none, and are not asked about.
+fn add_parts(session: &mut Session, tables: &mut [SourceTable]) -> Result<()> {
+    let of_a_user: BTreeSet<u32> = tables
+        .iter()
+        .flat_map(|table| &table.columns)
+        .filter_map(SourceColumn::of_a_user)
+        .collect();
+    if of_a_user.is_empty() {
+        return Ok(());
+    }
+    let types: Vec<u32> = of_a_user.into_iter().collect();
+    let made_of: Vec<MadeOf> =
+        documents(session, "read the catalog of types", &catalog::parts(&types))?;
+    for column in tables.iter_mut().flat_map(|table| &mut table.columns) {
+        let Some(oid) = column.of_a_user() else { continue };
+        if let Some(found) = made_of.iter().find(|found| found.oid == oid) {
+            column.data_type.parts.clone_from(&found.parts);
+        }
+    }
+    Ok(())
+}
+
+/// What the values of a type are made of.
+#[derive(Deserialize)]
+struct MadeOf {
+    oid: u32,
+    parts: Vec<String>,
 }
 
 /// The named table at the source.

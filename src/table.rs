@@ -4,6 +4,7 @@ pub mod dependent;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mapping::FIRST_USER_OID;
 use crate::sql::Qualified;
 
 /// The table in the destination that holds the receipts.
@@ -151,6 +152,17 @@ pub struct SourceColumn {
     pub generated: bool,
     /// Its type.
     pub data_type: DataType,
+}
+
+impl SourceColumn {
+    /// The user's type of which its values are made, if it is one that is made of something. What
+    /// an expression computes goes by that.
+    #[must_use]
+    pub fn of_a_user(&self) -> Option<u32> {
+        let base = self.data_type.element.as_ref().map_or(&self.data_type.base, |one| &one.base);
+        let made = base.oid >= FIRST_USER_OID && matches!(base.kind, 'c' | 'e' | 'm' | 'r');
+        (made && !self.generated).then_some(base.oid)
+    }
 }
 
 /// What a label begins with among parts that are not all labels. No type's name begins with it.

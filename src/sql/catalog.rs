@@ -50,41 +50,6 @@ fn base_type(alias: &str, modifier: &str) -> String {
     )
 }
 
-/// What a composite or range type is made of, at any depth: the types of attributes, and the labels
-/// of enums behind the word `label`.
-fn parts(oid: &str) -> String {
-    format!(
-        "(WITH RECURSIVE made_of (oid, path) AS (
-            SELECT {oid}, ARRAY[]::integer[]
-            UNION ALL
-            SELECT part.oid, made_of.path || part.number
-            FROM made_of CROSS JOIN LATERAL (
-              SELECT d.typbasetype, 0 FROM pg_type d WHERE d.oid = made_of.oid AND d.typtype = 'd'
-              UNION ALL
-              SELECT i.oid, 0 FROM pg_type i WHERE i.typarray = made_of.oid
-              UNION ALL
-              SELECT r.rngsubtype, 0 FROM pg_range r WHERE r.rngtypid = made_of.oid
-              UNION ALL
-              SELECT m.rngtypid, 0 FROM pg_range m
-              WHERE to_jsonb(m) ->> 'rngmultitypid' = made_of.oid::text
-              UNION ALL
-              SELECT p.atttypid, p.attnum FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
-              WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
-              OFFSET 0) AS part (oid, number)
-            WHERE made_of.oid >= {FIRST_USER_OID})
-          SELECT json_agg(part.named ORDER BY made_of.path, part.place)
-          FROM made_of CROSS JOIN LATERAL (
-            SELECT format_type(p.atttypid, p.atttypmod), p.attnum::real
-            FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
-            WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
-            UNION ALL
-            SELECT '{LABEL}' || l.enumlabel, l.enumsortorder
-            FROM pg_enum l WHERE l.enumtypid = made_of.oid
-            OFFSET 0) AS part (named, place)
-          WHERE made_of.oid >= {FIRST_USER_OID})"
-    )
-}
-
 /// The names of an index's key columns, in its own order.
 const KEY_COLUMNS: &str = "\
 (SELECT json_agg(k.attname ORDER BY key.ordinality)
@@ -134,7 +99,6 @@ fn source_tables() -> String {
     let element = without_domains("item.oid", "base.modifier");
     let base = base_type("t", "base.modifier");
     let element_base = base_type("e", "element.modifier");
-    let parts = parts("coalesce(e.oid, t.oid)");
     format!(
         "\
 SELECT json_build_object(
@@ -157,15 +121,9 @@ SELECT json_build_object(
           'is_domain', element.depth > 0,
           'is_array', EXISTS (SELECT FROM pg_type inner_item WHERE inner_item.typarray = e.oid),
           'delimiter', item.typdelim) END,
-        'parts', coalesce(CASE
-          WHEN a.attgenerated <> '' THEN (
-            SELECT json_build_array(pg_get_expr(f.adbin, f.adrelid))
-            FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum)
-          WHEN coalesce(e.typtype, t.typtype) = 'e' THEN (
-            SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder)
-            FROM pg_enum l WHERE l.enumtypid = coalesce(e.oid, t.oid))
-          WHEN coalesce(e.typtype, t.typtype) IN ('c', 'r', 'm') THEN {parts}
-          END, '[]')
+        'parts', CASE WHEN a.attgenerated = '' THEN '[]' ELSE (
+          SELECT json_build_array(pg_get_expr(f.adbin, f.adrelid))
+          FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum) END
       )) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
     CROSS JOIN LATERAL {resolved} AS base
@@ -226,6 +184,46 @@ CROSS JOIN LATERAL (
     coalesce(sum(greatest(s.reltuples, 0)) FILTER (WHERE s.relkind <> 'p'), 0)::bigint AS rows
   FROM tree CROSS JOIN LATERAL (SELECT p.* FROM pg_class p WHERE p.oid = tree.oid OFFSET 0) s) parts
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY ($2)",
+    )
+}
+
+/// What the values of types of a user's are made of, at any depth: the types of attributes, and the
+/// labels of enums, inside of another type behind [`LABEL`]. One row a type that is made of something.
+#[must_use]
+pub fn parts(types: &[u32]) -> String {
+    let types: Vec<String> = types.iter().map(u32::to_string).collect();
+    format!(
+        "\
+WITH RECURSIVE made_of (whole, oid, path) AS (
+  SELECT oid, oid, ARRAY[]::integer[] FROM unnest('{{{}}}'::oid[]) AS asked (oid)
+  UNION ALL
+  SELECT made_of.whole, part.oid, made_of.path || part.number
+  FROM made_of CROSS JOIN LATERAL (
+    SELECT d.typbasetype, 0 FROM pg_type d WHERE d.oid = made_of.oid AND d.typtype = 'd'
+    UNION ALL
+    SELECT i.oid, 0 FROM pg_type i WHERE i.typarray = made_of.oid
+    UNION ALL
+    SELECT r.rngsubtype, 0 FROM pg_range r WHERE r.rngtypid = made_of.oid
+    UNION ALL
+    SELECT m.rngtypid, 0 FROM pg_range m WHERE to_jsonb(m) ->> 'rngmultitypid' = made_of.oid::text
+    UNION ALL
+    SELECT p.atttypid, p.attnum FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
+    WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
+    OFFSET 0) AS part (oid, number)
+  WHERE made_of.oid >= {FIRST_USER_OID})
+SELECT json_build_object('oid', made_of.whole::bigint,
+  'parts', json_agg(part.named ORDER BY made_of.path, part.place))
+FROM made_of CROSS JOIN LATERAL (
+  SELECT format_type(p.atttypid, p.atttypmod), p.attnum::real
+  FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
+  WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
+  UNION ALL
+  SELECT CASE WHEN made_of.oid = made_of.whole THEN '' ELSE '{LABEL}' END || l.enumlabel, l.enumsortorder
+  FROM pg_enum l WHERE l.enumtypid = made_of.oid
+  OFFSET 0) AS part (named, place)
+WHERE made_of.oid >= {FIRST_USER_OID}
+GROUP BY made_of.whole",
+        types.join(",")
     )
 }
 

@@ -459,6 +459,7 @@ fn questions_of_every_kind() {
     let source = [
         sql::activity::in_flight("a program"),
         catalog::table_names("public"),
+        catalog::parts(&[16384, 16390]),
         inspect::rights("public"),
         inspect::columns("public"),
         sql::copy::holds_null_key(&table, "at"),
