@@ -5,6 +5,7 @@
 
 mod comparison;
 mod decision;
+mod evolution;
 mod incremental;
 mod initial;
 mod reading;
@@ -15,6 +16,7 @@ pub use comparison::{
     keeps_keys_equal, reconcile, telling_columns,
 };
 pub use decision::{Decision, Remembered, decide, ready_to_compare, schema_difference};
+pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
 pub use reading::{Since, since, tells_what_is_newer, unseen};

@@ -46,6 +46,9 @@ pub struct Origin {
     pub columns: Vec<CopiedColumn>,
     /// The condition that rows had to meet.
     pub filter: Option<String>,
+    /// The greatest number of a column that the source had, copied or not: one above it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_column: Option<i16>,
 }
 
 /// How far a copy has come.
@@ -158,6 +161,14 @@ pub struct CopiedColumn {
 }
 
 impl CopiedColumn {
+    /// Whether it is the same column, with the same values.
+    #[must_use]
+    pub fn holds_the_same_as(&self, now: &Self) -> bool {
+        self.number == now.number
+            && mapping::same_type(&self.data_type, &now.data_type)
+            && self.reads_as(now)
+    }
+
     /// Whether the text of every value is what it was. A new label of an enum changes no value;
     /// one that was renamed does, and so does another attribute of a composite.
     fn reads_as(&self, now: &Self) -> bool {

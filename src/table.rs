@@ -150,6 +150,9 @@ pub struct SourceColumn {
     pub not_null: bool,
     /// Whether the server computes it.
     pub generated: bool,
+    /// Whether rows from before it was added have a value of it that is kept elsewhere
+    /// (`pg_attribute.atthasmissing`).
+    pub filled: bool,
     /// Its type.
     pub data_type: DataType,
 }

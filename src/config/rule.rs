@@ -135,13 +135,16 @@ pub enum OnSchemaChange {
     /// The table is copied again.
     #[default]
     Resync,
+    /// The destination follows in place where every value stays what it is; else the table is
+    /// copied again.
+    Evolve,
     /// The table fails until somebody decides.
     Fail,
 }
 
 impl OnSchemaChange {
-    pub(super) const NAMES: [(&'static str, Self); 2] =
-        [("resync", Self::Resync), ("fail", Self::Fail)];
+    pub(super) const NAMES: [(&'static str, Self); 3] =
+        [("resync", Self::Resync), ("evolve", Self::Evolve), ("fail", Self::Fail)];
 }
 
 /// How the first copy is read.

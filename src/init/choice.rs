@@ -163,6 +163,7 @@ mod tests {
             number: 1,
             not_null: true,
             generated: false,
+            filled: false,
             data_type: DataType {
                 declared: base.to_owned(),
                 base: BaseType {

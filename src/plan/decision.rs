@@ -1,6 +1,6 @@
 //! First copy or merge?
 
-use super::{Shape, Situation, SyncType};
+use super::{Evolution, Shape, Situation, SyncType, evolution};
 use crate::config::{Mode, OnSchemaChange};
 use crate::error::{Error, Result};
 use crate::mapping;
@@ -38,6 +38,8 @@ pub enum Decision {
         progress: Box<Progress>,
         /// Why, as the second half of a sentence.
         reason: String,
+        /// What is done to the destination's columns first, if anything.
+        evolution: Option<Box<Evolution>>,
     },
 }
 
@@ -99,12 +101,21 @@ pub fn decide(
             situation.rule.name
         )));
     }
-    match outdated.or(schema_change) {
+    let changed = outdated.or(schema_change);
+    let evolution = match (&changed, remembered) {
+        (Some(_), Remembered::Receipt(receipt))
+            if situation.rule.on_schema_change == OnSchemaChange::Evolve =>
+        {
+            evolution(situation, &receipt.origin).map(Box::new)
+        }
+        _ => None,
+    };
+    match changed {
         Some(reason) if situation.keeps_versions() => Err(would_lose_versions(situation, &reason)),
-        Some(reason) => Ok(Decision::initial(reason)),
-        None => {
+        Some(reason) if evolution.is_none() => Ok(Decision::initial(reason)),
+        _ => {
             let reason = reason(situation, remembered, &progress);
-            Ok(Decision::Merge { progress: Box::new(progress), reason })
+            Ok(Decision::Merge { progress: Box::new(progress), reason, evolution })
         }
     }
 }
@@ -247,7 +258,7 @@ pub fn schema_difference(shape: &Shape, there: &[Column]) -> Vec<String> {
 
 /// The first difference between what the destination shall look like and what it looks like, as
 /// the second half of a sentence. NOT NULL is not among them: it is changed in place.
-fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
+pub(super) fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
     let wanted = shape.destination_columns();
     for column in &wanted {
         match there.iter().find(|other| other.name == column.name) {

@@ -2,7 +2,9 @@
 
 use super::initial::{own_index, write_receipt};
 use super::shape::DELETED_AT_TYPE;
-use super::{Load, Outcome, Plan, Reading, Reconciliation, Since, Situation, Step, SyncType};
+use super::{
+    Evolution, Load, Outcome, Plan, Reading, Reconciliation, Since, Situation, Step, SyncType,
+};
 use crate::fault::{Fault, planted};
 use crate::receipt::Receipt;
 use crate::sql::copy::{Selection, copy_in};
@@ -18,6 +20,8 @@ pub struct Merge<'a> {
     pub since: Option<Since>,
     /// What the two sides find out about each other's rows, if anything.
     pub reconciliation: Option<Reconciliation>,
+    /// What is done to the destination's columns first; the situation tells of them as they are then.
+    pub evolution: Option<&'a Evolution>,
     /// The receipt that it leaves.
     pub receipt: &'a Receipt,
     /// Whether the destination holds a receipt that says as much, so that there is nothing to
@@ -31,8 +35,9 @@ pub struct Merge<'a> {
 /// Plans a merge.
 #[must_use]
 pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
-    let Merge { reason, since, reconciliation, receipt, known, holding_null } = merge;
-    let changes = in_place_changes(situation);
+    let Merge { reason, since, reconciliation, evolution, receipt, known, holding_null } = merge;
+    let mut changes = evolution.map_or_else(Vec::new, |evolution| evolution.steps(situation));
+    changes.extend(in_place_changes(situation));
     let new_not_nulls = columns_to_refuse_null(situation);
     // Where no row travels, those that hold NULL will go on holding it.
     let hopeless = new_not_nulls.iter().all(|column| holding_null.contains(column));
@@ -42,10 +47,11 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     if planted(Fault::ReceiptOutside) {
         before.insert(0, write_receipt(situation, receipt));
     }
-    let (notes, details) = since
+    let (mut notes, details) = since
         .as_ref()
         .map(|since| (since.notes.clone(), since.details.clone()))
         .unwrap_or_default();
+    notes.extend(evolution.map(Evolution::described));
     // The snapshot ends as soon as the source has nothing more to say in it.
     let end = situation.end_of_snapshot();
     let (early, late) = if reconciliation.is_none() { (end, None) } else { (None, end) };
@@ -239,6 +245,7 @@ mod tests {
                 reason: String::new(),
                 since: None,
                 reconciliation: None,
+                evolution: None,
                 receipt: &receipt(&situation),
                 known,
                 holding_null: &holding_null,

@@ -105,6 +105,7 @@ pub fn origin(
         replication_key: key.map(|key| key.name().to_owned()),
         unique_columns: shape.unique_columns.clone(),
         columns: shape.names().into_iter().filter_map(copied).collect(),
+        last_column: source.columns.iter().map(|column| column.number).max(),
         filter: rule.filter.clone(),
     }
 }

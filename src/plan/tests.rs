@@ -17,11 +17,18 @@ pub(super) struct Setting {
     pub(super) source: SourceTable,
     pub(super) destination: DestinationTable,
     pub(super) shape: Shape,
-    origin: Origin,
+    pub(super) origin: Origin,
     table: Qualified,
 }
 
 impl Setting {
+    /// The same of a source that was changed, with the destination that it wants.
+    pub(super) fn changed(rule: &str, change: fn(&mut SourceTable)) -> Self {
+        let mut source = Self::new(rule, true).source;
+        change(&mut source);
+        Self::of(Self::rule(rule), source)
+    }
+
     /// `rule` is the rest of the rule. The primary key is `id`, if there is one.
     pub(super) fn new(rule: &str, primary_key: bool) -> Self {
         let rule = Self::rule(rule);
@@ -34,6 +41,7 @@ impl Setting {
             number: i16::try_from(at).unwrap() + 1,
             not_null,
             generated: false,
+            filled: false,
             data_type: DataType {
                 declared: str::to_owned(declared),
                 base: BaseType {
@@ -52,6 +60,10 @@ impl Setting {
             unique_indexes: if primary_key { vec![keys] } else { Vec::new() },
             ..SourceTable::bare()
         };
+        Self::of(rule, source)
+    }
+
+    fn of(rule: Rule, source: SourceTable) -> Self {
         let shape = shape(&rule, &source, 17_00_00).unwrap();
         let origin = origin(&rule, &source, &shape, (Some("7"), "shop"));
         let destination = DestinationTable {

@@ -113,6 +113,7 @@ SELECT json_build_object(
         SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'n'
           AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated),
       'generated', a.attgenerated <> '',
+      'filled', a.atthasmissing,
       'data_type', json_build_object(
         'declared', format_type(a.atttypid, a.atttypmod),
         'base', {base},

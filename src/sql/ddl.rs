@@ -87,6 +87,18 @@ pub fn add_column(table: &Qualified, column: &str, data_type: &str) -> String {
     format!("ALTER TABLE {table} ADD COLUMN {} {data_type}", identifier(column))
 }
 
+/// Drops a column. PostgreSQL refuses where something depends on it.
+#[must_use]
+pub fn drop_column(table: &Qualified, column: &str) -> String {
+    format!("ALTER TABLE {table} DROP COLUMN {}", identifier(column))
+}
+
+/// Gives a column another name, which what depends on it follows.
+#[must_use]
+pub fn rename_column(table: &Qualified, from: &str, to: &str) -> String {
+    format!("ALTER TABLE {table} RENAME COLUMN {} TO {}", identifier(from), identifier(to))
+}
+
 /// Gathers statistics for the planner.
 #[must_use]
 pub fn analyze(table: &Qualified) -> String {

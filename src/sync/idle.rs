@@ -155,7 +155,8 @@ fn question<'a>(
     let situation = facts.situation(rule, table, false);
     let key = situation.shape.key.as_ref();
     let remembered = Remembered::Receipt(Box::new(receipt.clone()));
-    let Ok(Decision::Merge { progress, reason }) = plan::decide(&situation, &remembered, false)
+    let Ok(Decision::Merge { progress, reason, evolution: None }) =
+        plan::decide(&situation, &remembered, false)
     else {
         return None;
     };
@@ -177,6 +178,7 @@ fn question<'a>(
         reason,
         since: Some(since),
         reconciliation: None,
+        evolution: None,
         receipt: &next,
         known,
         holding_null: &[],

@@ -14,7 +14,8 @@ use crate::facts::Facts;
 use crate::fault::{Fault, planted};
 use crate::pg_dump::Installed;
 use crate::plan::{
-    self, Decision, Depth, Expected, First, Merge, Plan, Reconciliation, Since, Situation, SyncType,
+    self, Decision, Depth, Evolution, Expected, First, Merge, Plan, Reconciliation, Since,
+    Situation, SyncType,
 };
 use crate::progress::Progress as Bar;
 use crate::receipt::{Progress, Receipt, VERSION, Watch};
@@ -22,6 +23,7 @@ use crate::report::{Log, TableReport};
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
 use crate::table::SourceTable;
+use crate::watermark::key::Key;
 
 /// One table under its lock.
 pub(super) struct TableSync<'a> {
@@ -141,9 +143,16 @@ impl TableSync<'_> {
         found: &Found,
     ) -> Result<(Plan, Receipt)> {
         match decision {
-            Decision::Merge { progress, reason } => {
+            Decision::Merge { progress, reason, evolution } => {
+                let evolution = evolution.as_deref();
+                let there = evolution.map(|evolution| &evolution.destination);
+                let situation =
+                    Situation { destination: there.or(situation.destination), ..*situation };
+                let situation = &situation;
                 let watch = self.watch(situation.source)?;
-                let since = self.since(situation, &progress)?;
+                let key = situation.shape.key.as_ref();
+                let key = key.filter(|_| !evolution.is_some_and(Evolution::adds));
+                let since = self.since(situation, &progress, key)?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
                 let reconciled_at = match &reconciliation {
                     Some(_) => self.now_if_spaced_out(),
@@ -158,12 +167,22 @@ impl TableSync<'_> {
                         there.origin == receipt.origin
                             && there.progress.serves_as_well_as(&receipt.progress)
                     });
-                let candidates = plan::columns_to_refuse_null(situation);
+                // Of columns that are still to be made, nothing can be asked.
+                let candidates = match evolution {
+                    None => plan::columns_to_refuse_null(situation),
+                    Some(_) => Vec::new(),
+                };
                 let holding_null =
-                    catalog::columns_holding_null(self.destination, self.table, &candidates)?;
-                let holding_null = &holding_null;
-                let merge =
-                    Merge { reason, since, reconciliation, receipt: &receipt, known, holding_null };
+                    &catalog::columns_holding_null(self.destination, self.table, &candidates)?;
+                let merge = Merge {
+                    reason,
+                    since,
+                    reconciliation,
+                    evolution,
+                    receipt: &receipt,
+                    known,
+                    holding_null,
+                };
                 Ok((plan::incremental(situation, merge), receipt))
             }
             Decision::Copy { sync_type, reason } => {
@@ -188,11 +207,17 @@ impl TableSync<'_> {
     }
 
     /// Which rows are read because they are newer than the last sync; none where all are compared.
+    /// Without `key`, their transactions alone tell.
     ///
     /// A diff that knows that nobody else has written to its destination since needs to look for
     /// no difference but those that the source has made.
-    fn since(&mut self, situation: &Situation, before: &Progress) -> Result<Option<Since>> {
-        let (source, key) = (situation.source, situation.shape.key.as_ref());
+    fn since(
+        &mut self,
+        situation: &Situation,
+        before: &Progress,
+        key: Option<&Key>,
+    ) -> Result<Option<Since>> {
+        let source = situation.source;
         let since = plan::since(before, key, source, &self.source.server.position(source, None));
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));

@@ -15,6 +15,7 @@ mod convergence;
 mod crash;
 mod diff;
 mod docs;
+mod evolve;
 mod faults;
 mod incremental;
 mod init;

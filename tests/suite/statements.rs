@@ -104,6 +104,7 @@ impl Facts {
             unique_columns: shape.unique_columns.clone(),
             columns: Vec::new(),
             filter: None,
+            last_column: None,
         };
         let situation = Situation {
             rule: &self.rule,
@@ -152,6 +153,7 @@ impl Facts {
                 reason: format!("from {watermark}"),
                 since: (self.rule.mode != Mode::Diff).then_some(since),
                 reconciliation,
+                evolution: None,
                 receipt: &receipt,
                 known: true,
                 holding_null: &[],

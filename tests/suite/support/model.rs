@@ -155,6 +155,8 @@ pub struct Table {
     pub initial: &'static str,
     pub lookback: Option<u32>,
     pub copying: Copying,
+    /// Whether columns that change are followed in place where that is right.
+    pub evolves: bool,
     /// What its last copy was made from.
     pub origin: Origin,
     pub ledger: Ledger,
@@ -203,6 +205,7 @@ impl Table {
             initial: if rng.bool() { "pg_dump" } else { "copy" },
             lookback: if rng.u32(..5) == 0 { None } else { Some(0) },
             copying: Copying::Called,
+            evolves: at % 2 == 0,
             origin: Origin::default(),
             ledger: Ledger::default(),
             next_name: 0,
@@ -387,6 +390,9 @@ impl Table {
             Deletes::Keep => {}
             Deletes::Remove => set("deletes", json!("remove")),
             Deletes::Mark => set("deletes", json!("mark")),
+        }
+        if self.evolves {
+            set("on_schema_change", json!("evolve"));
         }
         // Small tables often lose all of their rows.
         set("max_delete_percent", json!(100));

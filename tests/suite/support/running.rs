@@ -330,7 +330,8 @@ impl World {
         let table = &mut self.tables[at];
         table.ledger.see(&after.rows);
         if table.origin.outdated_by(&origin) {
-            table.call_for_copy(Copying::Called);
+            let in_place = table.evolves && table.origin.differs_in_columns_alone(&origin);
+            table.call_for_copy(if in_place { Copying::Allowed } else { Copying::Called });
         }
         if table.versions && !before.remembered && table.copying == Copying::Called {
             // Nobody knows any more what the copy was made with, and its versions are kept.

@@ -71,14 +71,20 @@ impl Origin {
         }
     }
 
-    /// Whether a copy made from here no longer serves. A new label of an enum changes no value.
+    /// Whether a copy made from here no longer serves.
     pub fn outdated_by(&self, now: &Self) -> bool {
+        self.columns != now.columns || !self.differs_in_columns_alone(now)
+    }
+
+    /// Whether it is the same table, and its types read as they did. A new label of an enum changes
+    /// no value.
+    pub fn differs_in_columns_alone(&self, now: &Self) -> bool {
         let labels = |origin: &Self| -> BTreeSet<String> {
             // The type may have been made again with the same labels.
             let label = |line: &String| line.split_once(' ').map(|(_, label)| label.to_owned());
             origin.labels.iter().filter_map(label).collect()
         };
-        self.oid != now.oid || self.columns != now.columns || !labels(self).is_subset(&labels(now))
+        self.oid == now.oid && labels(self).is_subset(&labels(now))
     }
 }
 
