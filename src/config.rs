@@ -1,6 +1,7 @@
 //! What the user wants, from a pipeline's directory and the environment, checked before the
 //! first connection. Every mistake is reported, each with its place.
 
+mod document;
 mod dotenv;
 mod pgpass;
 mod rule;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Map, Value};
 
+use super::document::Document;
 use super::rule::{
     ColumnChoice, DEFAULT_MAX_DELETE_PERCENT, DEFAULT_SETTLE, Deletes, InitialPath, LONGEST_SETTLE,
     Mode, OnSchemaChange, ReplicationKey, Rule,
@@ -33,8 +34,8 @@ const KEYS: [&str; 14] = [
 /// Reads the rules of `tables-config.json`, collecting every mistake with its place.
 pub(super) fn parse(text: &str, mistakes: &mut Vec<String>) -> Vec<Rule> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let document: Value = match serde_json::from_str(text) {
-        Ok(document) => document,
+    let document = match serde_json::from_str(text) {
+        Ok(Document(document)) => document,
         Err(error) => {
             mistakes.push(format!("`tables-config.json` is not valid JSON: {error}"));
             return Vec::new();
@@ -559,6 +560,22 @@ mod tests {
             "tables": [{"name": "t", "mode": "diff"}],
         }));
         assert!(everywhere.is_ok(), "together with what a table says it is right: {everywhere:?}");
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_an_error() {
+        let mut mistakes = Vec::new();
+        parse(
+            r#"[{"name": "t", "replication_key": "at", "where": "a", "where": "b"}]"#,
+            &mut mistakes,
+        );
+        assert_eq!(mistakes.len(), 1);
+        let said =
+            "`tables-config.json` is not valid JSON: the key `where` is there twice at line 1";
+        assert!(mistakes[0].starts_with(said), "{mistakes:?}");
+        let all = r#"[null, true, -1, 1, 1.5, "x", {"a": {"a": 1}}]"#;
+        let Document(read) = serde_json::from_str(all).unwrap();
+        assert_eq!(read, serde_json::from_str::<Value>(all).unwrap());
     }
 
     #[test]
