@@ -267,7 +267,7 @@ fn print_json(document: &serde_json::Value) -> Result<u8> {
 
 fn print(bytes: &[u8]) -> Result<u8> {
     std::io::stdout().write_all(bytes).map_or_else(
-        |error| Err(Error::configuration("cannot write to stdout").caused_by(&error)),
+        |error| Err(Error::table("cannot write to stdout").caused_by(&error)),
         |()| Ok(0),
     )
 }

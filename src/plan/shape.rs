@@ -362,6 +362,29 @@ mod tests {
     }
 
     #[test]
+    fn rows_travel_in_binary_where_every_column_can() {
+        let format = |change: fn(&mut SourceTable)| {
+            let setting = Setting::changed(MERGED, change);
+            shape(&setting.rule, &setting.source, 17_00_00).unwrap().format
+        };
+        assert_eq!(format(|_| {}), Format::Binary);
+        let query = |source: &mut SourceTable| {
+            "tsquery".clone_into(&mut source.columns[1].data_type.base.name);
+        };
+        assert_eq!(format(query), Format::Text);
+    }
+
+    #[test]
+    fn the_column_for_marks_is_the_tools_own() {
+        let owned = |source: &mut SourceTable| DELETED_AT.clone_into(&mut source.columns[4].name);
+        let marking = r#""replication_key": "id", "deletes": "mark""#;
+        assert!(unique(marking, true, owned).contains("has a column `_deleted_at` of its own"));
+        assert_eq!(unique(marking, true, |_| {}), "id");
+        let without = format!(r#"{marking}, "columns": {{"exclude": ["{DELETED_AT}"]}}"#);
+        assert_eq!(unique(&without, true, owned), "id");
+    }
+
+    #[test]
     fn a_key_is_only_looked_for_where_rows_are_read_by_it() {
         let key = |rule| {
             let setting = Setting::new(COPIED, true);
@@ -393,6 +416,8 @@ mod tests {
         let by_xmin = r#""replication_key": "xmin", "unique_cols": ["id"]"#;
         assert_eq!(unique(by_xmin, true, view), "`s.t` cannot be read by xmin: it is a view");
         assert_eq!(unique(by_xmin, true, unchanged), "id");
+        let compared = r#""replication_key": "xmin", "mode": "diff", "unique_cols": ["id"]"#;
+        assert_eq!(unique(compared, true, view), "id", "nothing is read by xmin");
     }
 
     #[test]

@@ -312,3 +312,13 @@ const HALF_OF_THE_IDS: u64 = (1 << 31) - 1;
 
 /// The oldest transaction in flight: one row.
 pub const OLDEST_IN_FLIGHT: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_difference_has_its_word() {
+        assert_eq!(Kind::ALL.map(Kind::name), ["missing", "extra", "different"]);
+    }
+}

@@ -83,3 +83,16 @@ WHERE n.nspname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relna
 pub fn create_index(table: &Qualified, column: &str) -> String {
     format!("CREATE INDEX CONCURRENTLY ON {table} ({})", super::identifier(column))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proposed_index_locks_nobody_out() {
+        assert_eq!(
+            create_index(&Qualified::new("s", "t"), "At"),
+            r#"CREATE INDEX CONCURRENTLY ON "s"."t" ("At")"#
+        );
+    }
+}
