@@ -481,7 +481,7 @@ mod tests {
     }
 
     /// A rule for `t` with these keys beside its replication key.
-    fn with(keys: Value) -> Result<Rule, Vec<String>> {
+    fn with(keys: &Value) -> Result<Rule, Vec<String>> {
         let mut table = json!({"name": "t", "replication_key": "id"});
         table.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         read(&json!([table])).map(|mut rules| rules.remove(0))
@@ -489,14 +489,14 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_its_default_and_what_is_said_counts() {
-        let (bare, duration) = (with(json!({})).unwrap(), Duration::from_secs);
+        let (bare, duration) = (with(&json!({})).unwrap(), Duration::from_secs);
         assert_eq!((bare.lookback, bare.settle, bare.reconcile_every), (None, duration(1), None));
         assert_eq!((bare.max_delete_percent, bare.deletes), (50, Deletes::Keep));
         assert_eq!(
             (bare.unique_columns, bare.columns, bare.filter),
             (None, ColumnChoice::All, None)
         );
-        let said = with(json!({
+        let said = with(&json!({
             "lookback": "90s", "settle": "10m", "reconcile_every": "24h", "max_delete_percent": 100,
             "deletes": "mark", "unique_cols": "a", "columns": {"exclude": ["b"]}, "where": "true",
         }));
@@ -507,12 +507,12 @@ mod tests {
         assert_eq!(said.unique_columns, Some(vec!["a".to_owned()]));
         assert_eq!(said.columns, ColumnChoice::Exclude(vec!["b".to_owned()]));
         assert_eq!(said.filter.as_deref(), Some("true"));
-        assert_eq!(with(json!({"lookback": 7})).unwrap().lookback, Some(Lookback::Number(7)));
-        assert_eq!(with(json!({"max_delete_percent": 0})).unwrap().max_delete_percent, 0);
-        assert_eq!(with(json!({"mode": "diff"})).unwrap().deletes, Deletes::Remove);
-        let kept = with(json!({"mode": "diff", "deletes": "keep"})).unwrap();
+        assert_eq!(with(&json!({"lookback": 7})).unwrap().lookback, Some(Lookback::Number(7)));
+        assert_eq!(with(&json!({"max_delete_percent": 0})).unwrap().max_delete_percent, 0);
+        assert_eq!(with(&json!({"mode": "diff"})).unwrap().deletes, Deletes::Remove);
+        let kept = with(&json!({"mode": "diff", "deletes": "keep"})).unwrap();
         assert_eq!(kept.deletes, Deletes::Keep);
-        assert_eq!(with(json!({"name": "x".repeat(63)})).unwrap().name.len(), 63);
+        assert_eq!(with(&json!({"name": "x".repeat(63)})).unwrap().name.len(), 63);
     }
 
     #[test]
@@ -551,7 +551,7 @@ mod tests {
                 "`deletes` must be `keep`",
             ),
         ] {
-            let mistakes = with(keys.clone()).unwrap_err();
+            let mistakes = with(&keys).unwrap_err();
             let right = mistakes[0].starts_with("tables[0] (`t`): ") && mistakes[0].contains(said);
             assert!(right && mistakes.len() == 1, "{keys}: {mistakes:?}");
         }

@@ -289,17 +289,15 @@ mod tests {
             obstacle(&format!(r#"{MERGED}, "where": "true""#), |_| {}),
             "the rule has a filter"
         );
-        let changes: [(fn(&mut SourceTable), &str); 6] = [
-            (|source| source.columns[1].generated = true, "generated columns"),
-            (|source| source.row_security = true, "row-level security"),
-            (|source| source.has_children = true, "inherit from it"),
-            (|source| source.in_extension = true, "belongs to an extension"),
-            (|source| source.readable = false, "only some of its columns"),
-            (|source| source.kind = Kind::View, "it is a view"),
-        ];
-        for (change, said) in changes {
+        let said = |change, said: &str| {
             assert!(obstacle(MERGED, change).contains(said), "{said}");
-        }
+        };
+        said(|source| source.columns[1].generated = true, "generated columns");
+        said(|source| source.row_security = true, "row-level security");
+        said(|source| source.has_children = true, "inherit from it");
+        said(|source| source.in_extension = true, "belongs to an extension");
+        said(|source| source.readable = false, "only some of its columns");
+        said(|source| source.kind = Kind::View, "it is a view");
         let setting = Setting::new(MERGED, true);
         let casts = obstacle_to_pg_dump(&setting.rule, &setting.source, true);
         assert!(casts.is_some_and(|said| said.contains("not separated by commas")));

@@ -392,4 +392,248 @@ mod tests {
             assert_eq!(method_and_columns(definition), " USING btree (a)", "{definition}");
         }
     }
+
+    /// What is run for a table of the columns `id` and `a` on which this was put, without the schema's name.
+    fn replaced(dependents: &Dependents, kept: &[&Index]) -> Vec<String> {
+        let (table, new) = (Qualified::new("s", "t"), Qualified::new("s", "new"));
+        let statements = replace(&table, &new, dependents, kept, &["id", "a"], "owner");
+        statements.into_iter().map(|statement| statement.sql.replace("\"s\".", "")).collect()
+    }
+
+    /// The same, without what is run in any case.
+    fn added(dependents: &Dependents) -> Vec<String> {
+        let mut all = replaced(dependents, &[]);
+        assert_eq!(all[..2], ["DROP TABLE \"t\"", "ALTER TABLE \"new\" RENAME TO \"t\""]);
+        all.split_off(2)
+    }
+
+    #[test]
+    fn a_table_is_as_its_owner_left_it() {
+        let with = |change: fn(&mut Dependents)| {
+            let mut dependents = Dependents::bare();
+            change(&mut dependents);
+            added(&dependents)
+        };
+        assert_eq!(with(|_| {}), [""; 0]);
+        let identity = |which: &str| [format!("ALTER TABLE \"t\" REPLICA IDENTITY {which}")];
+        assert_eq!(with(|there| there.replica_identity = 'f'), identity("FULL"));
+        assert_eq!(with(|there| there.replica_identity = 'n'), identity("NOTHING"));
+        assert_eq!(with(|there| there.replica_identity = 'i'), [""; 0], "the index says it");
+        let owned = with(|there| "somebody".clone_into(&mut there.owner));
+        assert_eq!(owned, ["ALTER TABLE \"t\" OWNER TO \"somebody\""]);
+        let tuned = with(|there| there.options = vec!["fillfactor=90".to_owned()]);
+        assert_eq!(tuned, ["ALTER TABLE \"t\" SET (fillfactor = '90')"]);
+        let tuned = with(|there| {
+            let tuned = |column: &str| Tuned {
+                column: column.to_owned(),
+                statistics: Some(7),
+                storage: Some("EXTERNAL".to_owned()),
+                options: vec!["n_distinct=5".to_owned()],
+            };
+            there.tuned =
+                vec![tuned("a"), tuned("gone"), Tuned { options: Vec::new(), ..tuned("a") }];
+        });
+        let alter = "ALTER TABLE \"t\" ALTER COLUMN \"a\" SET";
+        let [statistics, storage] =
+            [format!("{alter} STATISTICS 7"), format!("{alter} STORAGE EXTERNAL")];
+        let options = format!("{alter} (n_distinct = '5')");
+        assert_eq!(tuned, [&*statistics, &storage, &options, &statistics, &storage]);
+    }
+
+    #[test]
+    fn grants_and_comments_come_back_but_for_columns_that_are_gone() {
+        let grant = |grantee: Option<&str>, column: Option<&str>, grantable| Grant {
+            grantee: grantee.map(str::to_owned),
+            privilege: "SELECT".to_owned(),
+            grantable,
+            column: column.map(str::to_owned),
+        };
+        let comment = |column: Option<&str>| Comment {
+            column: column.map(str::to_owned),
+            text: "it's".to_owned(),
+        };
+        let dependents = Dependents {
+            grants: vec![
+                grant(None, None, false),
+                grant(Some("r"), Some("a"), true),
+                grant(Some("r"), Some("gone"), false),
+            ],
+            default_grantees: vec![Some("r".to_owned())],
+            comments: vec![comment(None), comment(Some("a")), comment(Some("gone"))],
+            ..Dependents::bare()
+        };
+        assert_eq!(
+            added(&dependents),
+            [
+                "REVOKE ALL ON TABLE \"t\" FROM \"r\"",
+                "GRANT SELECT ON TABLE \"t\" TO PUBLIC",
+                "GRANT SELECT (\"a\") ON TABLE \"t\" TO \"r\" WITH GRANT OPTION",
+                "COMMENT ON TABLE \"t\" IS 'it''s'",
+                "COMMENT ON COLUMN \"t\".\"a\" IS 'it''s'",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_index_is_what_people_had_made_of_it() {
+        let index = Index {
+            name: "i".to_owned(),
+            definition: "CREATE UNIQUE INDEX i ON s.t USING btree (a)".to_owned(),
+            unique: true,
+            clustered: true,
+            replica_identity: true,
+            comment: Some("ours".to_owned()),
+            constraint: None,
+        };
+        let plain = Index { unique: false, ..index.clone() };
+        let constraint = Index { constraint: Some("UNIQUE (a)".to_owned()), ..index.clone() };
+        let new = Qualified::new("s", "new");
+        let prepared: Vec<String> = prepare(&new, &[&index, &plain, &constraint])
+            .into_iter()
+            .map(|statement| statement.sql.replace("\"s\".", ""))
+            .collect();
+        assert_eq!(
+            prepared,
+            [
+                "CREATE UNIQUE INDEX \"new_0\" ON \"new\" USING btree (a)",
+                "CREATE INDEX \"new_1\" ON \"new\" USING btree (a)",
+                "ALTER TABLE \"new\" ADD CONSTRAINT \"new_2\" UNIQUE (a)",
+            ]
+        );
+        assert_eq!(
+            replaced(&Dependents::bare(), &[&index])[2..],
+            [
+                "ALTER INDEX \"new_0\" RENAME TO \"i\"",
+                "ALTER TABLE \"t\" CLUSTER ON \"i\"",
+                "ALTER TABLE \"t\" REPLICA IDENTITY USING INDEX \"i\"",
+                "COMMENT ON INDEX \"i\" IS 'ours'",
+            ]
+        );
+    }
+
+    #[test]
+    fn rules_for_rows_come_back_in_the_order_in_which_they_need_each_other() {
+        let constraint = |name: &str, table: Option<&str>| Constraint {
+            table: table.map(|table| Qualified::new("s", table)),
+            name: name.to_owned(),
+            definition: "CHECK (true)".to_owned(),
+        };
+        let default = |column: &str| crate::table::dependent::Default {
+            column: column.to_owned(),
+            expression: "7".to_owned(),
+        };
+        let trigger = |name: &str, enabled| Trigger {
+            name: name.to_owned(),
+            definition: format!("CREATE TRIGGER {name}"),
+            enabled,
+        };
+        let policy = |name: &str, command, permissive| Policy {
+            name: name.to_owned(),
+            permissive,
+            command,
+            roles: vec![None, Some("r".to_owned())],
+            using: (command != 'a').then(|| "u".to_owned()),
+            check: (command == 'a').then(|| "c".to_owned()),
+        };
+        let remark = |kind: &str, schema: Option<&str>| Remark {
+            kind: kind.to_owned(),
+            schema: schema.map(str::to_owned),
+            name: "n".to_owned(),
+            text: "x".to_owned(),
+        };
+        let dependents = Dependents {
+            constraints: vec![constraint("c", None)],
+            references: vec![constraint("r", Some("other"))],
+            defaults: vec![default("a"), default("gone")],
+            triggers: [("o", 'O'), ("d", 'D'), ("p", 'R'), ("w", 'A')]
+                .map(|(n, e)| trigger(n, e))
+                .into(),
+            policies: vec![
+                policy("p", 'r', true),
+                policy("p", 'a', true),
+                policy("p", 'w', false),
+                policy("p", 'd', true),
+                policy("p", '*', true),
+            ],
+            row_security: true,
+            force_row_security: true,
+            statistics: vec!["CREATE STATISTICS x".to_owned()],
+            publications: vec!["pub".to_owned()],
+            remarks: vec![remark("TRIGGER", None), remark("STATISTICS", Some("s"))],
+            ..Dependents::bare()
+        };
+        let all = replaced(&dependents, &[]);
+        assert_eq!(all[0], "ALTER TABLE \"other\" DROP CONSTRAINT \"r\"");
+        assert_eq!(
+            all[3..],
+            [
+                "ALTER TABLE \"t\" ALTER COLUMN \"a\" SET DEFAULT 7",
+                "ALTER TABLE \"t\" ADD CONSTRAINT \"c\" CHECK (true)",
+                "ALTER TABLE \"other\" ADD CONSTRAINT \"r\" CHECK (true)",
+                "CREATE TRIGGER o",
+                "CREATE TRIGGER d",
+                "ALTER TABLE \"t\" DISABLE TRIGGER \"d\"",
+                "CREATE TRIGGER p",
+                "ALTER TABLE \"t\" ENABLE REPLICA TRIGGER \"p\"",
+                "CREATE TRIGGER w",
+                "ALTER TABLE \"t\" ENABLE ALWAYS TRIGGER \"w\"",
+                "CREATE POLICY \"p\" ON \"t\" AS PERMISSIVE FOR SELECT TO PUBLIC, \"r\" USING (u)",
+                "CREATE POLICY \"p\" ON \"t\" AS PERMISSIVE FOR INSERT TO PUBLIC, \"r\" WITH CHECK (c)",
+                "CREATE POLICY \"p\" ON \"t\" AS RESTRICTIVE FOR UPDATE TO PUBLIC, \"r\" USING (u)",
+                "CREATE POLICY \"p\" ON \"t\" AS PERMISSIVE FOR DELETE TO PUBLIC, \"r\" USING (u)",
+                "CREATE POLICY \"p\" ON \"t\" AS PERMISSIVE FOR ALL TO PUBLIC, \"r\" USING (u)",
+                "ALTER TABLE \"t\" ENABLE ROW LEVEL SECURITY",
+                "ALTER TABLE \"t\" FORCE ROW LEVEL SECURITY",
+                "CREATE STATISTICS x",
+                "COMMENT ON TRIGGER \"n\" ON \"t\" IS 'x'",
+                "COMMENT ON STATISTICS \"n\" IS 'x'",
+                "ALTER PUBLICATION \"pub\" ADD TABLE \"t\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_view_comes_back_with_all_that_was_put_on_it() {
+        let view = |materialized, populated, owner: &str| View {
+            name: Qualified::new("s", "v"),
+            materialized,
+            populated,
+            definition: " SELECT 1;".to_owned(),
+            owner: owner.to_owned(),
+            options: if materialized {
+                Vec::new()
+            } else {
+                vec!["security_barrier=true".to_owned()]
+            },
+            comments: vec![Comment { column: Some("gone".to_owned()), text: "x".to_owned() }],
+            grants: vec![Grant {
+                grantee: None,
+                privilege: "SELECT".to_owned(),
+                grantable: false,
+                column: Some("one".to_owned()),
+            }],
+            indexes: Vec::new(),
+            triggers: Vec::new(),
+        };
+        let of = |view: View| added(&Dependents { views: vec![view], ..Dependents::bare() });
+        let rest = [
+            "COMMENT ON COLUMN \"v\".\"gone\" IS 'x'",
+            "GRANT SELECT (\"one\") ON TABLE \"v\" TO PUBLIC",
+        ];
+        let plain = of(view(false, true, "owner"));
+        assert_eq!(plain[0], "CREATE VIEW \"v\" WITH (security_barrier = 'true') AS\nSELECT 1");
+        assert_eq!(plain[1..], rest);
+        let empty = of(view(true, false, "somebody"));
+        assert_eq!(empty[0], "CREATE MATERIALIZED VIEW \"v\" AS\nSELECT 1\nWITH NO DATA");
+        assert_eq!(empty[1..3], rest);
+        assert_eq!(empty[3], "ALTER MATERIALIZED VIEW \"v\" OWNER TO \"somebody\"");
+        let filled = of(view(true, true, "owner"));
+        assert_eq!(filled[1], "REFRESH MATERIALIZED VIEW \"v\"");
+        let dependents = Dependents {
+            views: vec![view(false, true, "owner"), view(true, true, "owner")],
+            ..Dependents::bare()
+        };
+        let dropped = ["DROP MATERIALIZED VIEW \"s\".\"v\"", "DROP VIEW \"s\".\"v\""];
+        assert_eq!(drop_views(&dependents), dropped);
+    }
 }

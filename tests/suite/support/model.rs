@@ -133,6 +133,7 @@ pub enum Copying {
 
 /// A table of a story.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Table {
     pub name: String,
     pub destination: String,
@@ -205,7 +206,7 @@ impl Table {
             initial: if rng.bool() { "pg_dump" } else { "copy" },
             lookback: if rng.u32(..5) == 0 { None } else { Some(0) },
             copying: Copying::Called,
-            evolves: at % 2 == 0,
+            evolves: at.is_multiple_of(2),
             origin: Origin::default(),
             ledger: Ledger::default(),
             next_name: 0,
