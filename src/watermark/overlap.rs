@@ -67,7 +67,7 @@ pub fn condition(before: Option<&Position>, now: &Position, next: u64) -> Result
     }
     // The 32 bits that a row holds.
     let seen = u64::from(planted(Fault::XminOffByOne));
-    let xmin = (before.snapshot_xmin + seen) % (1 << 32);
+    let xmin = before.snapshot_xmin.saturating_add(seen) % (1 << 32);
     Ok(format!("age(xmin) <= age('{xmin}'::xid)"))
 }
 
@@ -142,6 +142,10 @@ mod tests {
         assert!(why(Some(&other), &now, 1000).contains("another system identifier"));
         let silent = Position { system_identifier: None, ..position(10) };
         assert!(why(Some(&silent), &silent, 1000).contains("does not tell"));
+        assert!(why(Some(&position(10)), &silent, 1000).contains("does not tell its system"));
+        let lost = Position { timeline: None, ..position(10) };
+        assert!(why(Some(&lost), &now, 1000).contains("does not tell its timeline"));
+        assert!(why(Some(&position(10)), &lost, 1000).contains("does not tell its timeline"));
         let promoted = Position { timeline: Some("2".to_owned()), ..position(10) };
         assert!(why(Some(&position(10)), &promoted, 1000).contains("timeline"));
         assert!(history_changed(Some(&position(10)), &promoted));
@@ -153,5 +157,6 @@ mod tests {
         assert!(why(Some(&position(2000)), &now, 1999).contains("gone back"));
         assert!(why(Some(&position(10)), &now, 10 + (1 << 31)).contains("too many"));
         assert!(condition(Some(&position(10)), &now, 9 + (1 << 31)).is_ok());
+        assert!(condition(Some(&position(1000)), &now, 1000).is_ok(), "nothing has happened since");
     }
 }
