@@ -555,11 +555,13 @@ mod tests {
             let right = mistakes[0].starts_with("tables[0] (`t`): ") && mistakes[0].contains(said);
             assert!(right && mistakes.len() == 1, "{keys}: {mistakes:?}");
         }
-        let everywhere = read(&json!({
-            "defaults": {"deletes": "mark", "mode": "full-refresh"},
-            "tables": [{"name": "t", "mode": "diff"}],
-        }));
-        assert!(everywhere.is_ok(), "together with what a table says it is right: {everywhere:?}");
+        for mode in ["full-refresh", "incremental-append"] {
+            let everywhere = read(&json!({
+                "defaults": {"deletes": "mark", "mode": mode},
+                "tables": [{"name": "t", "mode": "diff"}],
+            }));
+            assert!(everywhere.is_ok(), "it is right with what a table says: {everywhere:?}");
+        }
     }
 
     #[test]

@@ -398,6 +398,32 @@ mod tests {
     }
 
     #[test]
+    fn columns_are_followed_in_place_where_the_rule_says_so_and_it_is_right() {
+        let told = |rule: &str, change: fn(&mut crate::table::SourceTable)| {
+            let was = Setting::new(MERGED, true);
+            let now = Setting::changed(&format!("{MERGED}{rule}"), change);
+            let staging = now.staging();
+            let (destination, staging) = (Some(&was.destination), Some(&staging));
+            let situation = Situation { destination, staging, ..now.situation() };
+            let known = receipt(&was.situation(), Some("7"));
+            match decide(&situation, &known, false) {
+                Ok(Decision::Merge { evolution: Some(_), .. }) => "followed",
+                Ok(Decision::Merge { evolution: None, .. }) => "merged",
+                Ok(Decision::Copy { .. }) => "copied",
+                Err(_) => "refused",
+            }
+        };
+        let evolve = r#", "on_schema_change": "evolve""#;
+        assert_eq!(told(evolve, |source| drop(source.columns.pop())), "followed");
+        assert_eq!(told("", |source| drop(source.columns.pop())), "copied");
+        assert_eq!(told(evolve, |_| {}), "merged");
+        let retyped = |source: &mut crate::table::SourceTable| {
+            "xml".clone_into(&mut source.columns[4].data_type.declared);
+        };
+        assert_eq!(told(evolve, retyped), "copied");
+    }
+
+    #[test]
     fn what_somebody_else_put_there_is_never_touched() {
         let mut setting = Setting::new(MERGED, true);
         let staging = setting.staging();
