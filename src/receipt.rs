@@ -161,7 +161,7 @@ pub struct CopiedColumn {
 }
 
 impl CopiedColumn {
-    /// Whether it is the same column, with the same values.
+    /// Whether it is the same column, with the same values, whatever its name.
     #[must_use]
     pub fn holds_the_same_as(&self, now: &Self) -> bool {
         self.number == now.number

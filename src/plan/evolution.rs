@@ -102,8 +102,7 @@ pub fn evolution(situation: &Situation, before: &Origin) -> Option<Evolution> {
             changes.push(Change::Add(Column { not_null: false, ..wanted.clone() }));
             continue;
         };
-        let under_its_name = CopiedColumn { name: new.name.clone(), ..old.clone() };
-        if !under_its_name.holds_the_same_as(new) {
+        if !old.holds_the_same_as(new) {
             return None;
         }
         if old.name != new.name {
@@ -251,6 +250,17 @@ mod tests {
         };
         assert!(changed(|source| source.columns.push(column(6, "e"))));
         assert!(!changed(|source| drop(source.columns.pop())));
+    }
+
+    #[test]
+    fn a_new_column_refuses_null_only_when_its_rows_are_there() {
+        let was = Setting::new(MERGED, true);
+        let now = Setting::changed(MERGED, |source| {
+            source.columns.push(SourceColumn { not_null: true, ..column(6, "e") });
+        });
+        let situation = Situation { destination: Some(&was.destination), ..now.situation() };
+        let added = evolution(&situation, &was.origin).unwrap().destination.columns.pop().unwrap();
+        assert_eq!((&*added.name, added.not_null), ("e", false));
     }
 
     #[test]
