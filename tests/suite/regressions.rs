@@ -144,3 +144,13 @@ fn a_key_that_is_equal_and_written_in_another_way_is_no_extra_row() {
         steps: vec![("sync_beside_writers", 6046), ("verify", 1534), ("restart_source", 6695)],
     });
 }
+
+#[test]
+fn a_row_that_changes_together_with_a_columns_name_is_not_taken_for_deleted() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "50ms",
+        tables: vec![2832, 6883],
+        steps: vec![("sync_beside_writers", 9672), ("rename_column", 1020)],
+    });
+}

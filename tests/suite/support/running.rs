@@ -268,7 +268,11 @@ impl World {
             question
         } else {
             let all: Vec<String> = there.iter().map(|name| judge::quoted(name)).collect();
-            judge::Question { unique: all.clone(), columns: all, key: None, ..question }
+            // A table that follows in place keeps its rows, and those are told by their keys.
+            let followed = self.tables[at].evolves && !self.tables[at].versions;
+            let keyed = followed && question.unique.iter().all(|name| all.contains(name));
+            let unique = if keyed { question.unique.clone() } else { all.clone() };
+            judge::Question { unique, columns: all, key: None, ..question }
         };
         sight.rows = judge::rows_by_key(&mut self.destination, &question)
             .or_else(|what| broken(Property::Right, what))?;
