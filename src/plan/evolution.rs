@@ -294,5 +294,11 @@ mod tests {
         was.destination.columns[1].data_type = "xml".to_owned();
         let situation = Situation { destination: Some(&was.destination), ..now.situation() };
         assert_eq!(evolution(&situation, &was.origin), None);
+        let now = Setting::changed(MERGED, |source| source.columns.push(column(6, "e")));
+        let mut was = Setting::new(MERGED, true);
+        let theirs = Column { name: "e".to_owned(), ..was.destination.columns[1].clone() };
+        was.destination.columns.push(theirs);
+        let situation = Situation { destination: Some(&was.destination), ..now.situation() };
+        assert_eq!(evolution(&situation, &was.origin), None);
     }
 }
