@@ -169,17 +169,14 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
         log.warning(Some(table), &format!("could not {}: {why}", step.purpose));
         return Ok(0);
     }
-    let with_hint = |error: Error| {
-        match (&step.hint, error.sqlstate.as_deref()) {
+    let with_hint = |error: Error| match (&step.hint, error.sqlstate.as_deref()) {
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
         (_, Some("54000")) => error,
         (Some(hint), _) => error.hint(hint),
-        (None, Some("23505" | "23P01")) if step.result == Outcome::RowsMerged => error.hint(
-            "somebody made that constraint at the destination, and it looks at row after row while \
-             they change places: drop it, or make it a constraint that is DEFERRABLE INITIALLY DEFERRED",
-        ),
+        (None, Some("23505" | "23P01")) if step.result == Outcome::RowsMerged => {
+            error.hint(ONE_BY_ONE)
+        }
         _ => error,
-    }
     };
     match step.result {
         Outcome::Done | Outcome::RowsMerged | Outcome::Distinct => {
@@ -192,6 +189,11 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
         Outcome::Patient => patiently(session, step, log, table).map_err(with_hint),
     }
 }
+
+/// What helps where a constraint does not wait until all rows have their places.
+const ONE_BY_ONE: &str = "somebody made that constraint at the destination, and it looks at row \
+    after row while they change places: drop it, or make it a constraint that is DEFERRABLE \
+    INITIALLY DEFERRED";
 
 /// A query that the source does not understand, or that breaks off at a value, has the user's own
 /// condition to thank for it.

@@ -3,9 +3,6 @@
 use crate::fault::{Fault, planted};
 use crate::table::{BaseType, DataType};
 
-/// The first object identifier that does not belong to PostgreSQL itself (`FirstNormalObjectId`).
-pub const FIRST_USER_OID: u32 = 16384;
-
 /// Multiranges came with PostgreSQL 14.
 const MULTIRANGE_VERSION: u32 = 14_00_00;
 
@@ -87,7 +84,7 @@ enum Portability {
 }
 
 fn portability(base: &BaseType, destination_version: u32) -> Portability {
-    let built_in = base.oid < FIRST_USER_OID;
+    let built_in = base.is_built_in();
     match base.kind {
         'e' => Portability::Label,
         // An older server takes the binary form of infinity for a finite interval.
@@ -142,19 +139,19 @@ const BINARY_TYPES: [&str; 32] = [
 /// Whether two values that differ may read the same: these leave out the types of arguments.
 #[must_use]
 pub fn reads_ambiguously(data_type: &DataType) -> bool {
-    let base = data_type.element.as_ref().map_or(&data_type.base, |element| &element.base);
-    base.oid < FIRST_USER_OID && ["regproc", "regoper"].contains(&base.name.as_str())
+    let base = data_type.innermost();
+    base.is_built_in() && ["regproc", "regoper"].contains(&base.name.as_str())
 }
 
 /// Whether PostgreSQL has no order for the values, so that no index can tell them apart.
 #[must_use]
 pub fn has_no_order(data_type: &DataType) -> bool {
-    let base = data_type.element.as_ref().map_or(&data_type.base, |element| &element.base);
+    let base = data_type.innermost();
     let without = [
         "json", "jsonpath", "xml", "point", "lseg", "path", "box", "polygon", "line", "circle",
         "xid", "cid",
     ];
-    base.oid < FIRST_USER_OID && without.contains(&base.name.as_str())
+    base.is_built_in() && without.contains(&base.name.as_str())
 }
 
 /// Types whose values point into the catalog or the log of the server they come from.
@@ -165,7 +162,7 @@ fn means_something_only_inside(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::ElementType;
+    use crate::table::{ElementType, FIRST_USER_OID};
 
     fn base(oid: u32, name: &str, kind: char) -> BaseType {
         BaseType { oid, name: name.to_owned(), kind, formatted: name.to_owned() }

@@ -4,7 +4,6 @@ pub mod dependent;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mapping::FIRST_USER_OID;
 use crate::sql::Qualified;
 
 /// The table in the destination that holds the receipts.
@@ -15,6 +14,9 @@ pub const DELETED_AT: &str = "_deleted_at";
 
 /// PostgreSQL cuts longer names off silently; this tool never lets it.
 pub const LONGEST_NAME_BYTES: usize = 63;
+
+/// The first object identifier that does not belong to PostgreSQL itself (`FirstNormalObjectId`).
+pub const FIRST_USER_OID: u32 = 16384;
 
 /// From this size on a table is large.
 const LARGE_BYTES: u64 = 64 << 20;
@@ -162,8 +164,8 @@ impl SourceColumn {
     /// an expression computes goes by that.
     #[must_use]
     pub fn of_a_user(&self) -> Option<u32> {
-        let base = self.data_type.element.as_ref().map_or(&self.data_type.base, |one| &one.base);
-        let made = base.oid >= FIRST_USER_OID && matches!(base.kind, 'c' | 'e' | 'm' | 'r');
+        let base = self.data_type.innermost();
+        let made = matches!(base.kind, 'c' | 'e' | 'm' | 'r') && !base.is_built_in();
         (made && !self.generated).then_some(base.oid)
     }
 }
@@ -187,17 +189,23 @@ pub struct DataType {
 }
 
 impl DataType {
+    /// What its elements are, if it is an array, and else itself; domains replaced.
+    #[must_use]
+    pub fn innermost(&self) -> &BaseType {
+        self.element.as_ref().map_or(&self.base, |element| &element.base)
+    }
+
     /// Whether it is an enum, or an array of one.
     #[must_use]
     pub fn is_enum(&self) -> bool {
-        self.element.as_ref().map_or(self.base.kind, |element| element.base.kind) == 'e'
+        self.innermost().kind == 'e'
     }
 }
 
 /// A type that is not a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct BaseType {
-    /// Its object identifier; below 16384 it comes with PostgreSQL.
+    /// Its object identifier; below [`FIRST_USER_OID`] it comes with PostgreSQL.
     pub oid: u32,
     /// `pg_type.typname`.
     pub name: String,
@@ -205,6 +213,14 @@ pub struct BaseType {
     pub kind: char,
     /// As `format_type` prints it, with the modifiers that apply.
     pub formatted: String,
+}
+
+impl BaseType {
+    /// Whether it comes with PostgreSQL.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        self.oid < FIRST_USER_OID
+    }
 }
 
 /// What an array is made of.

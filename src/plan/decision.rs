@@ -110,10 +110,12 @@ pub fn decide(
         }
         _ => None,
     };
-    match changed {
-        Some(reason) if situation.keeps_versions() => Err(would_lose_versions(situation, &reason)),
-        Some(reason) if evolution.is_none() => Ok(Decision::initial(reason)),
-        _ => {
+    match (changed, evolution) {
+        (Some(reason), _) if situation.keeps_versions() => {
+            Err(would_lose_versions(situation, &reason))
+        }
+        (Some(reason), None) => Ok(Decision::initial(reason)),
+        (_, evolution) => {
             let reason = reason(situation, remembered, &progress);
             Ok(Decision::Merge { progress: Box::new(progress), reason, evolution })
         }
@@ -282,6 +284,7 @@ pub(super) fn schema_change(shape: &Shape, there: &[Column]) -> Option<String> {
 mod tests {
     use super::super::tests::{APPENDED, COPIED, MARKED, MERGED, Setting};
     use super::*;
+    use crate::table::SourceTable;
 
     fn receipt(situation: &Situation, start: Option<&str>) -> Remembered {
         let mut receipt = super::super::tests::receipt(situation);
@@ -399,7 +402,7 @@ mod tests {
 
     #[test]
     fn columns_are_followed_in_place_where_the_rule_says_so_and_it_is_right() {
-        let told = |rule: &str, change: fn(&mut crate::table::SourceTable)| {
+        let told = |rule: &str, change: fn(&mut SourceTable)| {
             let was = Setting::new(MERGED, true);
             let now = Setting::changed(&format!("{MERGED}{rule}"), change);
             let staging = now.staging();
@@ -417,7 +420,7 @@ mod tests {
         assert_eq!(told(evolve, |source| drop(source.columns.pop())), "followed");
         assert_eq!(told("", |source| drop(source.columns.pop())), "copied");
         assert_eq!(told(evolve, |_| {}), "merged");
-        let retyped = |source: &mut crate::table::SourceTable| {
+        let retyped = |source: &mut SourceTable| {
             "xml".clone_into(&mut source.columns[4].data_type.declared);
         };
         assert_eq!(told(evolve, retyped), "copied");

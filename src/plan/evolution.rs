@@ -157,12 +157,10 @@ fn follow(table: &mut DestinationTable, change: &Change) -> Option<()> {
 mod tests {
     use super::super::tests::{MERGED, Setting, first_words};
     use super::*;
+    use crate::table::{SourceTable, UniqueIndex};
 
     /// What is done where the source, and what the last copy was made with, were changed like this.
-    fn followed(
-        change: fn(&mut crate::table::SourceTable),
-        before: fn(&mut Origin),
-    ) -> Option<String> {
+    fn followed(change: fn(&mut SourceTable), before: fn(&mut Origin)) -> Option<String> {
         let mut was = Setting::new(MERGED, true);
         before(&mut was.origin);
         let now = Setting::changed(MERGED, change);
@@ -189,7 +187,7 @@ mod tests {
         assert_eq!(all(|source| "z".clone_into(&mut source.columns[4].name)), "`d` is `z` now");
         assert_eq!(all(|source| drop(source.columns.pop())), "`d` is gone");
         assert_eq!(all(|source| source.columns.push(column(6, "e"))), "`e` is new");
-        let at_once = |source: &mut crate::table::SourceTable| {
+        let at_once = |source: &mut SourceTable| {
             source.columns.remove(2);
             "b".clone_into(&mut source.columns[1].name);
             source.columns.push(column(6, "a"));
@@ -224,7 +222,7 @@ mod tests {
             "b".clone_into(&mut source.columns[1].name);
             "a".clone_into(&mut source.columns[2].name);
         });
-        let renamed = |source: &mut crate::table::SourceTable| {
+        let renamed = |source: &mut SourceTable| {
             source.kind = Kind::Partitioned;
             "z".clone_into(&mut source.columns[4].name);
         };
@@ -233,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_column_that_was_there_and_not_copied_is_not_new() {
-        let added = |source: &mut crate::table::SourceTable| source.columns.push(column(6, "e"));
+        let added = |source: &mut SourceTable| source.columns.push(column(6, "e"));
         assert_eq!(followed(added, |origin| origin.last_column = Some(6)), None);
         assert_eq!(followed(added, |origin| origin.last_column = None), None);
         let another_filter = |origin: &mut Origin| origin.filter = Some("true".to_owned());
@@ -265,7 +263,7 @@ mod tests {
 
     #[test]
     fn an_index_follows_its_columns() {
-        let index = |column: &str| crate::table::UniqueIndex {
+        let index = |column: &str| UniqueIndex {
             name: column.to_owned(),
             columns: vec![column.to_owned()],
             immediate: true,

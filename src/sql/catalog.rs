@@ -5,8 +5,7 @@
 //! expects many rows of a recursion from reading a whole catalog for each table.
 
 use super::{Qualified, literal};
-use crate::mapping::FIRST_USER_OID;
-use crate::table::LABEL;
+use crate::table::{FIRST_USER_OID, LABEL};
 
 /// What the tool needs to know of a server it has just connected to.
 pub const SERVER: &str = "\

@@ -63,7 +63,7 @@ impl KeyType {
     /// The kind of key a column's type makes, if it makes one.
     #[must_use]
     pub fn of(data_type: &DataType) -> Option<Self> {
-        if data_type.base.oid >= crate::mapping::FIRST_USER_OID {
+        if !data_type.base.is_built_in() {
             return None;
         }
         Some(match data_type.base.name.as_str() {
@@ -109,28 +109,23 @@ impl KeyType {
         let default = match self {
             Self::TimestampWithTimeZone | Self::Uuid => Lookback::Time(DEFAULT_LOOKBACK),
             Self::Date | Self::Timestamp => Lookback::Time(DEFAULT_LOOKBACK_WITHOUT_ZONE),
-            Self::Integer | Self::Numeric | Self::Text => return self.lookback_of_numbers(wish),
+            Self::Integer | Self::Numeric | Self::Text => Lookback::Number(0),
         };
-        match wish.unwrap_or(&default) {
-            Lookback::Number(0) => Ok(None),
-            Lookback::Time(length) => Ok((!length.is_zero()).then_some(Lookback::Time(*length))),
-            Lookback::Number(_) => Err(Error::table(
-                "`lookback` of a key that holds a time must be a duration, such as \"5m\"",
-            )),
-        }
-    }
-
-    fn lookback_of_numbers(self, wish: Option<&Lookback>) -> Result<Option<Lookback>> {
-        match wish {
-            None | Some(Lookback::Number(0) | Lookback::Time(Duration::ZERO)) => Ok(None),
-            Some(_) if self == Self::Text => {
-                Err(Error::table("`lookback` has no meaning for a key of type text"))
+        let wish = wish.unwrap_or(&default);
+        let mistake = match (self, wish) {
+            (_, Lookback::Number(0) | Lookback::Time(Duration::ZERO)) => return Ok(None),
+            (Self::Text, _) => "`lookback` has no meaning for a key of type text",
+            (Self::Integer | Self::Numeric, Lookback::Time(_)) => {
+                "`lookback` of a key that is a number must be a number"
             }
-            Some(Lookback::Number(distance)) => Ok(Some(Lookback::Number(*distance))),
-            Some(Lookback::Time(_)) => {
-                Err(Error::table("`lookback` of a key that is a number must be a number"))
+            (Self::Integer | Self::Numeric, Lookback::Number(_)) | (_, Lookback::Time(_)) => {
+                return Ok(Some(wish.clone()));
             }
-        }
+            (_, Lookback::Number(_)) => {
+                "`lookback` of a key that holds a time must be a duration, such as \"5m\""
+            }
+        };
+        Err(Error::table(mistake))
     }
 }
 
@@ -200,7 +195,7 @@ fn uuid_before(uuid: &str, length: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::BaseType;
+    use crate::table::{BaseType, FIRST_USER_OID};
 
     fn data_type(name: &str, oid: u32) -> DataType {
         let (declared, formatted) = (name.to_owned(), name.to_owned());
@@ -225,7 +220,7 @@ mod tests {
         assert_eq!(of("uuid"), Some(KeyType::Uuid));
         assert_eq!((of("text"), of("varchar")), (Some(KeyType::Text), Some(KeyType::Text)));
         assert_eq!(of("float8"), None);
-        assert_eq!(KeyType::of(&data_type("int4", crate::mapping::FIRST_USER_OID)), None);
+        assert_eq!(KeyType::of(&data_type("int4", FIRST_USER_OID)), None);
     }
 
     #[test]
