@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::case::{Case, Run, by, create_roles, servers};
+use crate::support::case::{Case, OURS, Run, by, create_roles, servers};
 use crate::support::judge;
 use crate::support::server::Servers;
 
@@ -31,12 +31,16 @@ fn wait_for(case: &Case, sql: &str) {
 }
 
 /// Our session is busy with a COPY.
-const COPYING: &str = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
-    AND query LIKE 'COPY%' AND state = 'active' AND datname = current_database()";
+fn copying() -> String {
+    format!(
+        "SELECT 1 FROM pg_stat_activity WHERE {OURS} AND query LIKE 'COPY%' AND state = 'active'"
+    )
+}
 
 /// No session of ours is left.
-const GONE: &str = "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity \
-    WHERE application_name LIKE 'incremental-replication%' AND datname = current_database())";
+fn gone() -> String {
+    format!("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE {OURS})")
+}
 
 fn finish(mut child: Child) -> Run {
     let mut run = Run { code: None, stdout: String::new(), stderr: String::new() };
@@ -66,10 +70,10 @@ fn a_sync_that_is_killed_leaves_the_table_as_it_was_and_the_next_one_heals_it() 
     for initial in ["pg_dump", "copy"] {
         let mut case = orders(initial);
         let mut child = case.start(&["sync"]);
-        wait_for(&case, COPYING);
+        wait_for(&case, &copying());
         child.kill().expect("it can be killed");
         child.wait().expect("an end");
-        wait_for(&case, GONE);
+        wait_for(&case, &gone());
         assert!(case.ask("SELECT 1 FROM pg_class WHERE relname LIKE 'orders%'").is_empty());
         case.assert_nothing_left();
         case.sync();
@@ -77,10 +81,10 @@ fn a_sync_that_is_killed_leaves_the_table_as_it_was_and_the_next_one_heals_it() 
         change_all(&mut case);
         let before = case.ask("SELECT sum(at) FROM orders");
         let mut child = case.start(&["sync"]);
-        wait_for(&case, COPYING);
+        wait_for(&case, &copying());
         child.kill().expect("it can be killed");
         child.wait().expect("an end");
-        wait_for(&case, GONE);
+        wait_for(&case, &gone());
         assert_eq!(case.ask("SELECT sum(at) FROM orders"), before);
         case.assert_nothing_left();
         case.sync();
@@ -95,11 +99,11 @@ fn a_signal_rolls_back_reports_and_shows_in_the_exit_code() {
         for initial in ["pg_dump", "copy"] {
             let mut case = orders(initial);
             let child = case.start(&["sync"]);
-            wait_for(&case, COPYING);
+            wait_for(&case, &copying());
             signal(&child, name);
             let run = finish(child);
             run.expect(code).says("Pipeline shop failed. interrupted");
-            wait_for(&case, GONE);
+            wait_for(&case, &gone());
             assert!(case.ask("SELECT 1 FROM pg_class WHERE relname LIKE 'orders%'").is_empty());
             case.sync();
             case.assert_equal("public.orders");
@@ -114,12 +118,12 @@ fn an_ended_backend_costs_a_second_try_and_nothing_else() {
         for at_source in [true, false] {
             let mut case = orders(initial);
             let child = case.start(&["sync"]);
-            wait_for(&case, COPYING);
-            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                WHERE application_name LIKE 'incremental-replication%' AND datname = current_database()";
+            wait_for(&case, &copying());
+            let end =
+                format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}");
             let mut superuser =
                 if at_source { case.another_source() } else { case.destination_superuser() };
-            judge::column(&mut superuser, end);
+            judge::column(&mut superuser, &end);
             finish(child).expect(0).says("trying again in 1 s");
             case.assert_equal("public.orders");
             case.assert_nothing_left();
@@ -136,7 +140,7 @@ fn two_runs_at_once_are_safe_and_the_second_says_so() {
         &json!([by("orders", "at"), by("small", "at")]),
     );
     let first = case.start(&["sync"]);
-    wait_for(&case, COPYING);
+    wait_for(&case, &copying());
     signal(&first, "STOP");
     let second = case.run(&["sync"]);
     signal(&first, "CONT");
@@ -191,7 +195,7 @@ fn a_server_that_crashes_during_a_sync_costs_a_second_try_and_nothing_else() {
                 change_all(&mut case);
             }
             let child = case.start(&["sync"]);
-            wait_for(&case, COPYING);
+            wait_for(&case, &copying());
             let server =
                 if source_crashes { &mut servers.source } else { &mut servers.destination };
             server.stop("immediate");

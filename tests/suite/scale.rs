@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, Run, by, with};
+use crate::support::case::{Case, OURS, Run, by, with};
 use crate::support::http::WebhookServer;
 use crate::support::judge;
 use crate::support::proxy::Proxy;
@@ -275,9 +275,9 @@ fn a_slow_question_holds_no_other_tables_lock() {
     let started = std::time::Instant::now();
     let mut held = false;
     while started.elapsed() < std::time::Duration::from_secs(20) && !held {
-        let asking = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
-                      AND datname = current_database() AND wait_event = 'PgSleep'";
-        held = !judge::column(&mut others, asking).is_empty();
+        let asking =
+            format!("SELECT pid FROM pg_stat_activity WHERE {OURS} AND wait_event = 'PgSleep'");
+        held = !judge::column(&mut others, &asking).is_empty();
     }
     assert!(held, "the slow question was never seen");
     let locks = "SELECT c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \

@@ -52,9 +52,9 @@ pub struct Case {
     environment: Vec<(String, String)>,
 }
 
-/// The sessions of the tool in this database.
-const OURS: &str = "SELECT pid FROM pg_stat_activity \
-    WHERE application_name LIKE 'incremental-replication%' AND datname = current_database()";
+/// What tells the sessions of the tool in this database in `pg_stat_activity`.
+pub const OURS: &str =
+    "application_name LIKE 'incremental-replication%' AND datname = current_database()";
 
 /// How a run of the binary ended.
 #[derive(Debug)]
@@ -129,10 +129,11 @@ impl Case {
 
     /// Waits until no session of the tool is left on either side.
     pub fn wait_until_alone(&self) {
+        let ours = format!("SELECT pid FROM pg_stat_activity WHERE {OURS}");
         let mut sessions = [self.another_source(), self.destination_superuser()];
         let started = Instant::now();
         for session in &mut sessions {
-            while !judge::column(session, OURS).is_empty() {
+            while !judge::column(session, &ours).is_empty() {
                 assert!(started.elapsed() < Duration::from_mins(1), "a session does not end");
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -132,8 +132,8 @@ impl Server {
         assert!(started, "a server does not start again after a stop, {mode}");
     }
 
-    /// Stops the server, copies its disk while `meanwhile` is done, and puts the copy back, as one
-    /// does with an image of a machine. It goes on from there as if nothing had happened.
+    /// Takes an image of the server's disk, lets `meanwhile` happen, and puts the image back, from
+    /// which the server goes on as if nothing had happened.
     pub fn rewind(&mut self, meanwhile: impl FnOnce(&Self)) {
         let image = self.data.with_file_name("image");
         let copy = |from: &Path, to: &Path| {

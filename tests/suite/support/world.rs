@@ -13,7 +13,7 @@ use postgres::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::case::{READER, ROLE_PASSWORD, WRITER};
+use super::case::{OURS, READER, ROLE_PASSWORD, WRITER};
 use super::judge::{self, Rows, literal, quoted};
 use super::ledger::Found;
 use super::model::{SETUP, Table, Way};
@@ -349,9 +349,8 @@ impl World {
     pub fn wait_until_alone(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
         for session in self.superusers() {
-            let ours = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
-                        AND datname = current_database()";
-            while !judge::column(session, ours).is_empty() {
+            let ours = format!("SELECT pid FROM pg_stat_activity WHERE {OURS}");
+            while !judge::column(session, &ours).is_empty() {
                 if started.elapsed() > Duration::from_secs(30) {
                     return broken(Property::NothingLeft, "a session of the tool does not end");
                 }

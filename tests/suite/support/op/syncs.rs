@@ -6,6 +6,7 @@ use fastrand::Rng;
 use incremental_replication::crash::POINTS;
 
 use super::{Operation, statement};
+use crate::support::case::OURS;
 use crate::support::ledger::Found;
 use crate::support::running::Disturbance;
 use crate::support::watcher::Watcher;
@@ -160,10 +161,9 @@ fn sync_loses_its_sessions(world: &mut World, rng: &mut Rng) -> Outcome {
     let running = world.start(&["sync"]);
     std::thread::sleep(Duration::from_millis(rng.u64(20..120)));
     for session in world.superusers() {
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                   WHERE application_name LIKE 'incremental-replication%' AND datname = current_database()";
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}");
         if rng.bool() {
-            session.batch_execute(end).expect("sessions end");
+            session.batch_execute(&end).expect("sessions end");
         }
     }
     let run = running.end(world)?;
