@@ -29,6 +29,15 @@ pub struct Application<'a> {
     pub progress: &'a Progress,
 }
 
+/// What came of the rows that travelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    /// How many there were.
+    copied: u64,
+    /// How many were merged while others were on their way.
+    merged: u64,
+}
+
 /// What applying a plan did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -56,13 +65,16 @@ impl Application<'_> {
 
     fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
         let loaded = match &plan.load {
-            Some(load) => self.travel(load, &plan.before, plan.nothing_if_empty)?,
+            Some(load) => {
+                self.travel(load, [&plan.before, &plan.meanwhile], plan.nothing_if_empty)?
+            }
             None => None,
         };
         let mut written = None;
-        if let Some(copied) = loaded {
+        if let Some(Arrived { copied, merged }) = loaded {
             crash::at("loaded");
-            written = self.steps(&plan.after)?.or(Some(copied));
+            let rest = self.steps(&plan.after)?;
+            written = Some(rest.map_or(copied, |rest| merged + rest));
         } else if plan.reconciliation.is_some() {
             self.steps(&plan.before)?;
         } else {
@@ -112,14 +124,14 @@ impl Application<'_> {
         Ok(merged)
     }
 
-    /// Lets the rows travel and returns their number. `before` is carried out once the first is
-    /// there; `None` where there was none and that is the end of it.
+    /// Lets the rows travel. `before` is carried out once the first is there, `meanwhile` between
+    /// parts of them; `None` where there was none and that is the end of it.
     pub(crate) fn travel(
         &mut self,
         load: &Load,
-        before: &[Step],
+        [before, meanwhile]: [&[Step]; 2],
         nothing_if_empty: bool,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Option<Arrived>> {
         let Self { source, endpoint, destination, log, table, progress } = self;
         let interrupt = destination.interrupt().clone();
         let snapshot = match &load.from {
@@ -133,9 +145,8 @@ impl Application<'_> {
         };
         copy::transfer(
             |outgoing| match &load.from {
-                Reading::Copy(query) => {
-                    copy::read_query(source, query, outgoing).map_err(|error| explain(error, load))
-                }
+                Reading::Copy(query) => copy::read_query(source, query, load.format, outgoing)
+                    .map_err(|error| explain(error, load)),
                 Reading::PgDump { table, columns, without } => {
                     let wanted = pg_dump::Wanted { snapshot: &snapshot, table, columns, without };
                     let ask = || source.run("read the rows", session::ASK).map(drop);
@@ -143,18 +154,33 @@ impl Application<'_> {
                 }
             },
             |incoming| {
-                if nothing_if_empty && incoming.is_empty(load.format) {
+                if nothing_if_empty && incoming.is_empty() {
                     return Ok(None);
                 }
                 for step in before {
                     perform(destination, step, log, table)?;
                 }
-                debug(log, table, Side::Destination, &load.into);
-                let arrived = |rows, bytes| {
-                    progress.add(rows, bytes);
-                    crash::at("loading");
-                };
-                copy::write(destination, &load.into, incoming, arrived).map(Some)
+                let mut all = Arrived::default();
+                loop {
+                    debug(log, table, Side::Destination, &load.into);
+                    let (into, in_parts) = ((&*load.into, load.format), !meanwhile.is_empty());
+                    let part =
+                        copy::write(destination, into, incoming, in_parts, |rows, bytes| {
+                            progress.add(rows, bytes);
+                            crash::at("loading");
+                        })?;
+                    all.copied += part.rows;
+                    if !part.more {
+                        return Ok(Some(all));
+                    }
+                    for step in meanwhile {
+                        let written = perform(destination, step, log, table)?;
+                        if step.result == Outcome::RowsMerged {
+                            all.merged += written;
+                            crash::at("merged");
+                        }
+                    }
+                }
             },
         )
     }

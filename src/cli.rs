@@ -146,6 +146,9 @@ pub struct Sync {
     /// For the tests: ask a silent server after so many seconds
     #[arg(long, hide = true)]
     pub silence_seconds: Option<u64>,
+    /// For the tests: merge each row before the next is written, where rows may be merged in parts
+    #[arg(long, hide = true)]
+    pub row_by_row: bool,
 }
 
 impl From<Sync> for Request {

@@ -39,6 +39,8 @@ faults! {
     NotNullKept,
     /// Staged rows stay in the staging table.
     StagingKept,
+    /// Rows that are there before the others are emptied out of the staging table unmerged.
+    PartForgotten,
     /// Types are compared without their modifiers.
     ModifiersIgnored,
     /// Partitions that were attached and tables that were reloaded are not noticed.

@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser};
 use incremental_replication::check;
 use incremental_replication::cli::{self, Cli, Command};
 use incremental_replication::config::{self, Pipeline};
+use incremental_replication::copy;
 use incremental_replication::crash;
 use incremental_replication::db;
 use incremental_replication::error::{Error, Kind, Result};
@@ -158,6 +159,9 @@ fn sync(load: impl FnOnce() -> Result<Pipeline>, mut typed: cli::Sync, log: &Log
     }
     if let Some(seconds) = typed.silence_seconds {
         db::shorten_silence(Duration::from_secs(seconds));
+    }
+    if typed.row_by_row {
+        copy::row_by_row();
     }
     let pipeline = load()?;
     let interrupt = Interrupt::listen()?;

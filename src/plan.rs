@@ -145,6 +145,9 @@ pub struct Plan {
     pub before: Vec<Step>,
     /// The rows' way; none where only what differs travels.
     pub load: Option<Load>,
+    /// What may be done, any number of times, with those that are there while more are on their
+    /// way; nothing where all must be there first. Part of what is done after they have arrived.
+    pub meanwhile: Vec<Step>,
     /// After they have arrived.
     pub after: Vec<Step>,
     /// Then, what the two sides find out about each other's rows.

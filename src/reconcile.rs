@@ -10,6 +10,7 @@ use crate::digest::{Bucket, Buckets, Compared, Differences, Mended};
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::plan::{Comparison, Mending, Reconciliation, Step};
+use crate::sql::copy::Format;
 use crate::sql::digest;
 
 /// How many rows are asked for by their digests: enough for most differences, and little memory.
@@ -99,9 +100,10 @@ impl Application<'_> {
         let into = digest::copy_digests();
         debug(log, table, Side::Destination, &into);
         copy::transfer(
-            |outgoing| copy::read_query(source, &query, outgoing),
+            |outgoing| copy::read_query(source, &query, Format::Text, outgoing),
             |incoming| {
-                copy::write(destination, &into, incoming, |rows, bytes| progress.add(rows, bytes))
+                let arrived = |rows, bytes| progress.add(rows, bytes);
+                copy::write(destination, (&into, Format::Text), incoming, false, arrived)
             },
         )?;
         Ok(())
@@ -181,7 +183,7 @@ impl Application<'_> {
         };
         let check: Vec<Step> = mending.no_shared_key(condition.as_deref()).into_iter().collect();
         self.steps(&check)?;
-        self.travel(&mending.fetch(condition), &[], false)?;
+        self.travel(&mending.fetch(condition), [&[], &[]], false)?;
         if many {
             let forget = comparison.destination.forget_unwanted(&mending.staging);
             self.at_destination("leave out what is not wanted", &forget)?;

@@ -298,6 +298,7 @@ impl SourceTable {
 
 /// A relation at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own in the catalog")]
 pub struct DestinationTable {
     /// Its name.
     pub name: Qualified,
@@ -317,6 +318,9 @@ pub struct DestinationTable {
     pub comment: Option<String>,
     /// Whether another table inherits from it or it from another, partitions included.
     pub inherits: bool,
+    /// Whether it has triggers, or a constraint that works by them: a foreign key of its own or of
+    /// another table to it, or a deferrable one. It may say so a while longer than it is true.
+    pub has_triggers: bool,
 }
 
 /// A column that the destination has, or shall have.

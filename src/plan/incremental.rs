@@ -59,6 +59,11 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
         Some(since) => read_and_merge(situation, since, early),
         None => (None, Vec::new()),
     };
+    let mut meanwhile = Vec::new();
+    if load.is_some() && merges_in_parts(situation) {
+        let forgotten = usize::from(planted(Fault::PartForgotten));
+        meanwhile.extend(merge_and_empty(situation).into_iter().skip(forgotten));
+    }
     let mut finish: Vec<Step> = late.into_iter().collect();
     finish.extend(new_not_nulls.iter().map(|column| refuse_null(situation, column)));
     finish.push(write_receipt(situation, receipt));
@@ -70,6 +75,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
         details,
         before,
         load,
+        meanwhile,
         after,
         reconciliation,
         finish,
@@ -91,10 +97,7 @@ fn read_and_merge(
         steps.push(no_shared_key(&selection, &shape.unique_columns));
     }
     steps.extend(end_of_snapshot);
-    steps.extend(merge_steps(situation));
-    if !planted(Fault::StagingKept) {
-        steps.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
-    }
+    steps.extend(merge_and_empty(situation));
     let load = Load {
         from: Reading::Copy(selection.copy_out(shape.format)),
         rows: selection,
@@ -103,6 +106,26 @@ fn read_and_merge(
         hint: super::shape::filter_hint(situation.rule),
     };
     (Some(load), steps)
+}
+
+fn merge_and_empty(situation: &Situation) -> Vec<Step> {
+    let mut steps = merge_steps(situation);
+    if !planted(Fault::StagingKept) {
+        let empty = ddl::truncate(&situation.staging_name());
+        steps.push(Step::destination("empty the staging table", empty));
+    }
+    steps
+}
+
+/// Whether rows may be merged before all are there.
+///
+/// Not where rows may share their unique columns, which shows when all are there, nor where the
+/// source may have the same version twice, nor where a constraint or a trigger that somebody made
+/// at the destination looks at the table after each statement.
+fn merges_in_parts(situation: &Situation) -> bool {
+    situation.shape.unique_at_source
+        && merges_by_unique_index(situation)
+        && situation.destination.is_some_and(|there| !there.has_triggers)
 }
 
 /// The step that fails where rows that are read share their unique columns.
@@ -129,18 +152,24 @@ pub(super) fn merge_steps(situation: &Situation) -> Vec<Step> {
         nullable_keys: situation.shape.nullable_keys,
         marks: situation.shape.marks,
     };
-    let statements = if situation.keeps_versions() {
+    let statements = if merges_by_unique_index(situation) {
+        vec![merge.by_unique_index()]
+    } else if situation.keeps_versions() {
         vec![merge.new_versions()]
     } else if situation.shape.unique_columns.is_empty() {
         vec![merge.all()]
-    } else if situation.merges_by_index() {
-        vec![merge.by_unique_index()]
     } else {
         merge.by_comparison().to_vec()
     };
     let purpose = format!("merge the staged rows into `{}`", situation.table.plain());
     let step = |sql| Step::destination(&purpose, sql).result(Outcome::RowsMerged);
     statements.into_iter().map(step).collect()
+}
+
+fn merges_by_unique_index(situation: &Situation) -> bool {
+    situation.merges_by_index()
+        && !situation.keeps_versions()
+        && !situation.shape.unique_columns.is_empty()
 }
 
 /// What must be put right before rows can be staged and merged.
@@ -162,10 +191,7 @@ pub(super) fn in_place_changes(situation: &Situation) -> Vec<Step> {
             ));
         }
     }
-    let by_index = situation.merges_by_index()
-        && !situation.keeps_versions()
-        && !situation.shape.unique_columns.is_empty();
-    if by_index && !has_fitting_index(situation) {
+    if merges_by_unique_index(situation) && !has_fitting_index(situation) {
         let name = own_index_name(&table.name);
         steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
     }
@@ -327,6 +353,35 @@ mod tests {
         assert!(steps[1].sql.contains("NOT EXISTS"), "{}", steps[1].sql);
         let keyless = merge_steps(&Setting::new(COPIED, false).situation());
         assert!(first_words(&keyless) == "INSERT" && !keyless[0].sql.contains("WHERE"));
+    }
+
+    #[test]
+    fn rows_are_merged_before_all_are_there_where_nothing_looks_at_all_of_them() {
+        let meanwhile = |rule, change: fn(&mut Setting)| {
+            let mut setting = Setting::new(rule, rule != COPIED);
+            change(&mut setting);
+            let situation = setting.situation();
+            let merge = Merge {
+                reason: String::new(),
+                since: Some(Since::default()),
+                reconciliation: None,
+                evolution: None,
+                receipt: &receipt(&situation),
+                known: true,
+                holding_null: &[],
+            };
+            first_words(&incremental(&situation, merge).meanwhile)
+        };
+        assert_eq!(meanwhile(MERGED, |_| {}), "INSERT TRUNCATE");
+        assert_eq!(meanwhile(MARKED, |_| {}), "INSERT TRUNCATE");
+        assert_eq!(meanwhile(APPENDED, |_| {}), "");
+        assert_eq!(meanwhile(COPIED, |_| {}), "");
+        assert_eq!(meanwhile(MERGED, |setting| setting.shape.unique_at_source = false), "");
+        assert_eq!(meanwhile(MERGED, |setting| setting.destination.has_triggers = true), "");
+        let deferrable = |setting: &mut Setting| {
+            setting.destination.unique_indexes[0].immediate = false;
+        };
+        assert_eq!(meanwhile(MERGED, deferrable), "");
     }
 
     #[test]

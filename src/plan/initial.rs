@@ -62,6 +62,7 @@ pub fn initial(
         details: Vec::new(),
         before,
         load: Some(load),
+        meanwhile: Vec::new(),
         after: after_load(situation, &new, first),
         reconciliation: None,
         finish: vec![

@@ -81,6 +81,7 @@ impl Setting {
             }],
             comment: None,
             inherits: false,
+            has_triggers: false,
         };
         Self { rule, source, destination, shape, origin, table: Qualified::new("copies", "t") }
     }
@@ -142,6 +143,7 @@ fn plan(before: Vec<Step>) -> Plan {
         details: Vec::new(),
         before,
         load: None,
+        meanwhile: Vec::new(),
         after: vec![step("after")],
         reconciliation: None,
         finish: vec![step("receipt"), step("commit")],

@@ -269,7 +269,8 @@ SELECT json_build_object(
     WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
       AND i.indpred IS NULL AND i.indexprs IS NULL), '[]'),
   'comment', obj_description(c.oid, 'pg_class'),
-  'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)))
+  'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)),
+  'has_triggers', c.relhastriggers)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = ANY ($2)",
     )

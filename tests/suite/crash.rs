@@ -26,7 +26,8 @@ fn a_crash_at_any_point_of_any_kind_of_sync_is_healed_by_the_next_one() {
                     number % 3,
                     if copy { number } else { number + 20 }
                 ));
-                let mut arguments = vec!["sync", "--crash-at", point];
+                // So that a crash may come when some rows are merged and others are not.
+                let mut arguments = vec!["sync", "--row-by-row", "--crash-at", point];
                 if copy {
                     arguments.push("--full-refresh");
                 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, Run, by, with};
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, note text, updated_at timestamptz);
@@ -20,6 +20,69 @@ fn rows_that_share_the_last_key_are_not_lost() {
     case.at_source("INSERT INTO orders VALUES (11, 'a tie', '2024-01-01 00:00:00.123456+00')");
     case.sync().says("incremental sync done: 1 row ");
     case.assert_equal("public.orders");
+}
+
+/// How often rows were merged into a table, by what `-v` says.
+fn merges(run: &Run, table: &str) -> usize {
+    let into = format!(r#"INSERT INTO "public"."{table}" AS destination"#);
+    run.stdout.matches(&into).count() + run.stderr.matches(&into).count()
+}
+
+#[test]
+fn rows_of_a_slow_source_are_merged_while_others_are_on_their_way() {
+    let slow = json!({"where": "pg_sleep(0.001) IS NOT NULL", "initial": "copy"});
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text, at int);
+         INSERT INTO t SELECT n, repeat('x', 1000), n FROM generate_series(1, 500) n",
+        &json!([with(by("t", "at"), &slow)]),
+    );
+    case.sync();
+    case.at_source(
+        "UPDATE t SET note = repeat('y', 1000), at = at + 500 WHERE id > 50;
+         INSERT INTO t SELECT n, repeat('z', 1000), n FROM generate_series(1001, 1500) n",
+    );
+    let run = case.run(&["-v", "sync"]);
+    run.expect(0).says("incremental sync done: 950 rows");
+    assert!((3..20).contains(&merges(&run, "t")), "{}", merges(&run, "t"));
+    case.assert_equal("public.t");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn each_row_may_be_a_part_of_its_own_in_either_format() {
+    for kind in ["text", "xml"] {
+        let mut case = Case::new(
+            &format!(
+                "CREATE TABLE t (id int PRIMARY KEY, note {kind}, at int);
+                 INSERT INTO t SELECT n, 'a', n FROM generate_series(1, 9) n"
+            ),
+            &json!([by("t", "at")]),
+        );
+        case.sync();
+        case.at_source("UPDATE t SET note = 'b', at = at + 10 WHERE id > 6; INSERT INTO t VALUES (10, NULL, 20)");
+        let run = case.run(&["-v", "sync", "--row-by-row"]);
+        run.expect(0).says("incremental sync done: 4 rows");
+        // The fifth finds nothing: only then it is known that there are no more.
+        assert_eq!(merges(&run, "t"), 5, "{}", run.stderr);
+        case.assert_equal("public.t");
+        case.sync().says("done: 0 rows");
+        case.assert_nothing_left();
+    }
+}
+
+#[test]
+fn rows_are_merged_together_where_a_foreign_key_of_the_destination_ties_them() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, parent int, at int); INSERT INTO t VALUES (1, NULL, 1)",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    case.at_destination("ALTER TABLE t ADD FOREIGN KEY (parent) REFERENCES t (id)");
+    case.at_source("INSERT INTO t VALUES (2, 3, 2), (3, 4, 3), (4, 1, 4)");
+    let run = case.run(&["-v", "sync", "--row-by-row"]);
+    run.expect(0);
+    assert_eq!(merges(&run, "t"), 1);
+    case.assert_equal("public.t");
 }
 
 #[test]

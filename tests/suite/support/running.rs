@@ -158,8 +158,10 @@ fn wrongly_deleted(
 }
 
 impl World {
-    /// Starts the binary.
+    /// Starts the binary. Every other sync merges row by row, which small tables would never do.
     pub fn start(&mut self, arguments: &[&str]) -> Running {
+        let in_parts = arguments.first() == Some(&"sync") && self.told.len().is_multiple_of(2);
+        let arguments = &[arguments, if in_parts { &["--row-by-row"] } else { &[] }].concat();
         self.told.push(format!("incremental-replication {}", arguments.join(" ")));
         self.reconcile_asked = arguments.contains(&"--reconcile");
         let output = tempfile::tempdir().expect("a directory");

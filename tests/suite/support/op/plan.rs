@@ -76,6 +76,7 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
         statement["purpose"].as_str().is_some_and(|said| said.contains("digests"))
     };
     let compares = statements.iter().any(digests);
+    let mut matched = Vec::new();
     for statement in statements {
         let (on, sql) = (statement["on"].as_str(), statement["sql"].as_str());
         let (on, sql) = (on.expect("a side"), sql.expect("SQL"));
@@ -84,14 +85,21 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
         }
         let wanted = without_numbers(&format!("{on}: {sql}"));
         match ran.iter().position(|said| *said == wanted) {
-            Some(at) => drop(ran.remove(at)),
+            Some(at) => matched.push(ran.remove(at)),
             // What both sides find out may end the sync early.
             None if compares => {}
             None => return Err(format!("planned, and did not run: {wanted}")),
         }
     }
+    // Rows that are merged in parts are staged, merged and forgotten again and again.
+    let a_part = |three: &[String]| {
+        let staged = three[0].starts_with("destination: COPY ");
+        staged && ran.get(..3) == Some(three) && three.iter().all(|said| matched.contains(said))
+    };
     match ran.first() {
-        Some(more) if !compares => Err(format!("ran, and was not planned: {more}")),
+        Some(more) if !compares && !ran.chunks(3).all(a_part) => {
+            Err(format!("ran, and was not planned: {more}"))
+        }
         _ => Ok(()),
     }
 }
