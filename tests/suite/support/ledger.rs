@@ -104,6 +104,15 @@ impl Ledger {
         self.seen_files.extend(self.files.clone());
     }
 
+    /// The destination's columns were followed in place: rows that only it has still have other
+    /// columns now, which the source has never said anything of.
+    pub fn accept_other_columns(&mut self, before: &Rows, after: &Rows) {
+        let kept = after.iter().filter(|(key, _)| before.contains_key(*key));
+        for (key, row) in kept.filter(|(key, _)| !self.now.contains_key(*key)) {
+            self.accepted.entry(key.clone()).or_default().insert(Some(row.text.clone()));
+        }
+    }
+
     /// Writers were at work during a sync: of what it found, the versions in between are accepted.
     pub fn accept(&mut self, destination: &Rows) {
         for (key, row) in destination.iter().filter(|(key, _)| !self.now.contains_key(*key)) {
@@ -160,6 +169,20 @@ mod tests {
         assert!(ledger.broken_by(&rows(&[("1", "a")])).is_some());
         note(&mut ledger, &[], Found::Surely);
         assert_eq!(ledger.broken_by(&rows(&[("1", "a")])), None);
+    }
+
+    #[test]
+    fn a_deleted_row_may_get_other_columns_and_a_row_that_was_not_there_may_not() {
+        let mut ledger = Ledger::default();
+        note(&mut ledger, &[("1", "a"), ("2", "b")], Found::Surely);
+        let before = rows(&[("1", "a"), ("2", "b")]);
+        ledger.settle(&before);
+        note(&mut ledger, &[("2", "b,")], Found::Perhaps);
+        let after = rows(&[("1", "a,"), ("2", "b;"), ("3", "c,")]);
+        ledger.accept_other_columns(&before, &after);
+        assert_eq!(ledger.broken_by(&rows(&[("1", "a,"), ("2", "b,")])), None);
+        assert!(ledger.broken_by(&rows(&[("1", "a,"), ("2", "b;")])).is_some());
+        assert!(ledger.broken_by(&rows(&[("1", "a,"), ("2", "b,"), ("3", "c,")])).is_some());
     }
 
     #[test]

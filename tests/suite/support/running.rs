@@ -366,7 +366,11 @@ impl World {
             }
             return Ok(());
         }
+        let followed = !replaced && table.evolves && table.origin.outdated_by(&origin);
         (table.copying, table.origin) = (Copying::Uncalledfor, origin);
+        if followed {
+            table.ledger.accept_other_columns(&before.rows, &after.rows);
+        }
         if !replaced {
             let reconciles = table.reconciles(reconcile_asked);
             let quiet = disturbance != Disturbance::Writers;
