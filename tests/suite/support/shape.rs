@@ -77,14 +77,15 @@ impl Origin {
     }
 
     /// Whether it is the same table, and its types read as they did. A new label of an enum changes
-    /// no value.
+    /// no value, and neither do those of a column that is gone.
     pub fn differs_in_columns_alone(&self, now: &Self) -> bool {
         let labels = |origin: &Self| -> BTreeSet<String> {
             // The type may have been made again with the same labels.
             let label = |line: &String| line.split_once(' ').map(|(_, label)| label.to_owned());
             origin.labels.iter().filter_map(label).collect()
         };
-        self.oid == now.oid && labels(self).is_subset(&labels(now))
+        let read_alike = now.labels.is_empty() || labels(self).is_subset(&labels(now));
+        self.oid == now.oid && read_alike
     }
 }
 
