@@ -115,10 +115,8 @@ impl Application<'_> {
         for step in steps {
             let (log, table) = (self.log, self.table);
             self.progress.doing(&step.purpose);
-            let written = perform(self.session(step.on), step, log, table)?;
-            if step.result == Outcome::RowsMerged {
-                *merged.get_or_insert(0) += written;
-                crash::at("merged");
+            if let Some(rows) = perform(self.session(step.on), step, log, table)? {
+                *merged.get_or_insert(0) += rows;
             }
         }
         Ok(merged)
@@ -174,11 +172,7 @@ impl Application<'_> {
                         return Ok(Some(all));
                     }
                     for step in meanwhile {
-                        let written = perform(destination, step, log, table)?;
-                        if step.result == Outcome::RowsMerged {
-                            all.merged += written;
-                            crash::at("merged");
-                        }
+                        all.merged += perform(destination, step, log, table)?.unwrap_or_default();
                     }
                 }
             },
@@ -186,14 +180,14 @@ impl Application<'_> {
     }
 }
 
-/// Carries one step out and returns how many rows it wrote.
-fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
+/// Carries one step out and returns how many rows it has merged, if that is what it does.
+fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<Option<u64>> {
     debug(log, table, step.on, &step.sql);
     if let Some((question, why)) = &step.unless
         && session.value(&step.purpose, question)?.as_deref() == Some("t")
     {
         log.warning(Some(table), &format!("could not {}: {why}", step.purpose));
-        return Ok(0);
+        return Ok(None);
     }
     let with_hint = |error: Error| match (&step.hint, error.sqlstate.as_deref()) {
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
@@ -205,14 +199,19 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
         _ => error,
     };
     match step.result {
-        Outcome::Done | Outcome::RowsMerged | Outcome::Distinct => {
-            session.run(&step.purpose, &step.sql).map_err(with_hint)
+        Outcome::RowsMerged => {
+            let merged = session.run(&step.purpose, &step.sql).map_err(with_hint)?;
+            crash::at("merged");
+            Ok(Some(merged))
+        }
+        Outcome::Done | Outcome::Distinct => {
+            session.run(&step.purpose, &step.sql).map_err(with_hint).map(|_| None)
         }
         Outcome::NoRow => match session.rows(&step.purpose, &step.sql)?.pop() {
-            None => Ok(0),
+            None => Ok(None),
             Some(example) => Err(with_hint(counterexample(step, &example))),
         },
-        Outcome::Patient => patiently(session, step, log, table).map_err(with_hint),
+        Outcome::Patient => patiently(session, step, log, table).map_err(with_hint).map(|()| None),
     }
 }
 
@@ -242,7 +241,7 @@ fn counterexample(step: &Step, example: &[Option<String>]) -> Error {
     }
 }
 
-fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<u64> {
+fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<()> {
     let started = Instant::now();
     let mut told = false;
     loop {
@@ -250,9 +249,9 @@ fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Resu
         let error = match session.run(&step.purpose, &step.sql) {
             Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => error,
             Err(error) => return Err(error),
-            Ok(written) => {
+            Ok(_) => {
                 session.run("release the savepoint", session::RELEASE_SAVEPOINT)?;
-                return Ok(written);
+                return Ok(());
             }
         };
         if started.elapsed() > LONGEST_WAIT {

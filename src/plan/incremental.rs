@@ -258,6 +258,19 @@ mod tests {
     use super::super::tests::{APPENDED, COPIED, MARKED, MERGED, Setting, first_words, receipt};
     use super::*;
 
+    /// A merge that reads nothing, and after which the destination knows nothing new.
+    fn bare(receipt: &Receipt) -> Merge<'_> {
+        Merge {
+            reason: String::new(),
+            since: None,
+            reconciliation: None,
+            evolution: None,
+            receipt,
+            known: true,
+            holding_null: &[],
+        }
+    }
+
     #[test]
     fn nothing_is_written_where_no_row_travels_and_nothing_is_to_be_put_right() {
         let idle = |change: fn(&mut DestinationTable), known, holding_null: &[&str]| {
@@ -267,15 +280,8 @@ mod tests {
             let situation = Situation { staging: Some(&staging), ..setting.situation() };
             let holding_null: Vec<String> =
                 holding_null.iter().map(|&name| name.to_owned()).collect();
-            let merge = Merge {
-                reason: String::new(),
-                since: None,
-                reconciliation: None,
-                evolution: None,
-                receipt: &receipt(&situation),
-                known,
-                holding_null: &holding_null,
-            };
+            let receipt = receipt(&situation);
+            let merge = Merge { known, holding_null: &holding_null, ..bare(&receipt) };
             incremental(&situation, merge).nothing_if_empty
         };
         assert!(idle(|_| {}, true, &[]));
@@ -361,15 +367,8 @@ mod tests {
             let mut setting = Setting::new(rule, rule != COPIED);
             change(&mut setting);
             let situation = setting.situation();
-            let merge = Merge {
-                reason: String::new(),
-                since: Some(Since::default()),
-                reconciliation: None,
-                evolution: None,
-                receipt: &receipt(&situation),
-                known: true,
-                holding_null: &[],
-            };
+            let receipt = receipt(&situation);
+            let merge = Merge { since: Some(Since::default()), ..bare(&receipt) };
             first_words(&incremental(&situation, merge).meanwhile)
         };
         assert_eq!(meanwhile(MERGED, |_| {}), "INSERT TRUNCATE");
