@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::catalog;
 use crate::config::{Endpoint, Side};
 use crate::copy;
 use crate::crash;
@@ -132,21 +133,26 @@ impl Application<'_> {
     ) -> Result<Option<Arrived>> {
         let Self { source, endpoint, destination, log, table, progress } = self;
         let interrupt = destination.interrupt().clone();
-        let snapshot = match &load.from {
-            Reading::PgDump { .. } => {
-                source.value("export the snapshot", session::EXPORT_SNAPSHOT)?.unwrap_or_default()
+        let (mut snapshot, mut sequences) = (String::new(), Vec::new());
+        match &load.from {
+            Reading::PgDump { table, .. } => {
+                sequences = catalog::sequences(source, table)?;
+                let exported = source.value("export the snapshot", session::EXPORT_SNAPSHOT)?;
+                snapshot = exported.unwrap_or_default();
             }
-            Reading::Copy(query) => {
-                debug(log, table, Side::Source, query);
-                String::new()
-            }
-        };
+            Reading::Copy(query) => debug(log, table, Side::Source, query),
+        }
         copy::transfer(
             |outgoing| match &load.from {
                 Reading::Copy(query) => copy::read_query(source, query, load.format, outgoing)
                     .map_err(|error| explain(error, load)),
-                Reading::PgDump { table, columns, without } => {
-                    let wanted = pg_dump::Wanted { snapshot: &snapshot, table, columns, without };
+                Reading::PgDump { table, columns } => {
+                    let wanted = pg_dump::Wanted {
+                        snapshot: &snapshot,
+                        table,
+                        columns,
+                        without: &sequences,
+                    };
                     let ask = || source.run("read the rows", session::ASK).map(drop);
                     pg_dump::read(endpoint, &interrupt, wanted, ask, outgoing)
                 }

@@ -84,6 +84,11 @@ pub fn open_snapshot(
     source_table(session, name)
 }
 
+/// The sequences of a table's serial and identity columns.
+pub fn sequences(session: &mut Session, table: &Qualified) -> Result<Vec<Qualified>> {
+    documents(session, "read the catalog of sequences", &catalog::sequences(table))
+}
+
 /// The transactions in flight at the source.
 pub fn activity(session: &mut Session) -> Result<Activity> {
     let question = sql::activity::in_flight(READER);
@@ -168,7 +173,7 @@ fn kept_documents<T: DeserializeOwned>(
     let sql = if session.keeps(question) {
         execute
     } else {
-        format!("{};\n{execute}", question.prepare())
+        format!("{};\n{execute}", question.prepare(session.server.version))
     };
     documents(session, "read the catalog", &sql)
 }

@@ -121,7 +121,8 @@ pub struct Wanted<'a> {
     pub table: &'a Qualified,
     /// Its columns, which the dump must have in this order.
     pub columns: &'a [String],
-    /// Sequences of the table that are to be left out.
+    /// The sequences that belong to the table. Their values do not travel, and we may not be
+    /// allowed to read them.
     pub without: &'a [Qualified],
 }
 

@@ -260,9 +260,6 @@ pub enum Reading {
         table: Qualified,
         /// Its columns, which the dump must name in this order.
         columns: Vec<String>,
-        /// The sequences that belong to the table: their values do not travel, and we may not be
-        /// allowed to read them.
-        without: Vec<Qualified>,
     },
     /// By a COPY of our own.
     Copy(String),

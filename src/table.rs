@@ -71,10 +71,8 @@ pub struct SourceTable {
     pub oid: u32,
     /// In the order of the table, without dropped ones.
     pub columns: Vec<SourceColumn>,
-    /// The primary key's columns in its own order, if there is one.
-    pub primary_key: Vec<String>,
-    /// The columns of each valid unique index over all rows, none of them nullable.
-    pub unique_indexes: Vec<Vec<String>>,
+    /// The unique indexes over all rows.
+    pub unique_indexes: Vec<SourceIndex>,
     /// Whether row-level security hides rows from our role.
     pub row_security: bool,
     /// Whether tables inherit from it, whose rows a SELECT shows too.
@@ -83,8 +81,6 @@ pub struct SourceTable {
     pub in_extension: bool,
     /// Whether we may read all of it, and not only some columns; it can only be locked then.
     pub readable: bool,
-    /// The sequences of its serial and identity columns.
-    pub sequences: Vec<Qualified>,
     /// Where its rows are stored: itself, or its partitions and children.
     pub storage: Vec<Storage>,
     /// How much room it takes, by the server's statistics; 0 where there are none.
@@ -95,6 +91,26 @@ pub struct SourceTable {
     pub has_foreign_parts: bool,
     /// The snapshot in which all this was read.
     pub snapshot: Snapshot,
+}
+
+/// A unique index at the source.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct SourceIndex {
+    /// Its columns, in its own order.
+    pub columns: Vec<String>,
+    /// Whether it is the primary key's.
+    pub primary: bool,
+    /// Whether it holds for all rows yet.
+    pub valid: bool,
+}
+
+#[cfg(test)]
+impl SourceIndex {
+    /// A valid one, for the tests of what is made from tables.
+    pub(crate) fn bare(columns: &[&str], primary: bool) -> Self {
+        let columns = columns.iter().map(|&name| name.to_owned()).collect();
+        Self { columns, primary, valid: true }
+    }
 }
 
 /// A table that holds rows, and the file they are in. TRUNCATE, CLUSTER and a rewrite by ALTER
@@ -243,6 +259,21 @@ impl SourceTable {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The primary key's columns in its own order; none where there is no primary key.
+    #[must_use]
+    pub fn primary_key(&self) -> &[String] {
+        let primary = self.unique_indexes.iter().find(|index| index.primary);
+        primary.map_or(&[], |index| &index.columns)
+    }
+
+    /// Sets of columns, each of which the source itself lets no two of its rows share.
+    pub fn identities(&self) -> impl Iterator<Item = &[String]> {
+        let holds_null = |name: &String| !self.column(name).is_some_and(|column| column.not_null);
+        let tells_apart =
+            move |index: &&SourceIndex| index.valid && !index.columns.iter().any(holds_null);
+        self.unique_indexes.iter().filter(tells_apart).map(|index| &*index.columns)
+    }
+
     /// Whether what has to read all of it takes long.
     #[must_use]
     pub fn is_large(&self) -> bool {
@@ -257,13 +288,11 @@ impl SourceTable {
             kind: Kind::Table,
             oid: 1,
             columns: Vec::new(),
-            primary_key: Vec::new(),
             unique_indexes: Vec::new(),
             row_security: false,
             has_children: false,
             in_extension: false,
             readable: true,
-            sequences: Vec::new(),
             storage: Vec::new(),
             estimated_bytes: 0,
             estimated_rows: 0,
@@ -289,10 +318,7 @@ impl SourceTable {
     pub fn guarantees_unique(&self, columns: &[String]) -> bool {
         // An index of a parent does not see the rows of its children.
         !self.has_children
-            && self
-                .unique_indexes
-                .iter()
-                .any(|index| index.iter().all(|name| columns.contains(name)))
+            && self.identities().any(|index| index.iter().all(|name| columns.contains(name)))
     }
 }
 

@@ -26,8 +26,8 @@ pub(super) fn choose(
         why,
         warnings,
     };
-    if table.primary_key.is_empty() || table.has_children {
-        let Some(columns) = table.unique_indexes.iter().min_by_key(|columns| columns.len()) else {
+    if table.primary_key().is_empty() || table.has_children {
+        let Some(columns) = table.identities().min_by_key(|columns| columns.len()) else {
             rule.mode = Some("full-refresh");
             why.push("full-refresh, for nothing identifies its rows".to_owned());
             if table.kind == Kind::View {
@@ -37,7 +37,7 @@ pub(super) fn choose(
             }
             return done(rule, why, warnings);
         };
-        rule.unique_cols.clone_from(columns);
+        rule.unique_cols = columns.to_vec();
         why.push(format!("rows by the unique index on ({})", columns.join(", ")));
     }
     match best_key(table, inspected) {
@@ -155,7 +155,7 @@ impl Candidate<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{BaseType, DataType};
+    use crate::table::{BaseType, DataType, SourceIndex};
 
     fn column(name: &str, base: &str) -> SourceColumn {
         SourceColumn {
@@ -181,7 +181,10 @@ mod tests {
     fn table(columns: &[(&str, &str)], primary_key: &[&str]) -> SourceTable {
         SourceTable {
             columns: columns.iter().map(|(name, base)| column(name, base)).collect(),
-            primary_key: primary_key.iter().map(|&name| name.to_owned()).collect(),
+            unique_indexes: match primary_key {
+                [] => Vec::new(),
+                columns => vec![SourceIndex::bare(columns, true)],
+            },
             ..SourceTable::bare()
         }
     }
@@ -218,7 +221,10 @@ mod tests {
         let keyless = table(&[("note", "text")], &[]);
         assert_eq!(rule(&keyless), r#"{ "name": "t", "mode": "full-refresh" }"#);
         let unique = SourceTable {
-            unique_indexes: vec![vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]],
+            unique_indexes: vec![
+                SourceIndex::bare(&["a", "b"], false),
+                SourceIndex::bare(&["c"], false),
+            ],
             ..table(&[("a", "int8"), ("b", "int8"), ("c", "int8")], &[])
         };
         let wanted = r#"{ "name": "t", "replication_key": "xmin", "unique_cols": ["c"] }"#;

@@ -85,8 +85,7 @@ fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load
     };
     if rule.initial == InitialPath::PgDump && obstacle.is_none() {
         let columns = names.iter().map(|&name| name.to_owned()).collect();
-        let (table, without) = (source.name.clone(), source.sequences.clone());
-        let from = Reading::PgDump { table, columns, without };
+        let from = Reading::PgDump { table: source.name.clone(), columns };
         let into = copy_in(new, &names, Format::Text, true);
         return (Load { rows, from, into, format: Format::Text, hint: None }, None);
     }

@@ -178,20 +178,21 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
         }
         return Ok(named.clone());
     }
-    let whole = source.primary_key.iter().all(|name| rule.columns.takes(name));
+    let primary_key = source.primary_key();
+    let whole = primary_key.iter().all(|name| rule.columns.takes(name));
     let unambiguous: Result<Vec<()>> =
-        source.primary_key.iter().map(|name| unambiguous(source, name)).collect();
+        primary_key.iter().map(|name| unambiguous(source, name)).collect();
     // The primary key of a parent says nothing about the rows of its children. A full refresh
     // can do without.
     let serves = !source.has_children && unambiguous.is_ok();
-    if whole && !source.primary_key.is_empty() && (serves || rule.mode != Mode::FullRefresh) {
+    if whole && !primary_key.is_empty() && (serves || rule.mode != Mode::FullRefresh) {
         unambiguous?;
-        return Ok(source.primary_key.clone());
+        return Ok(primary_key.to_vec());
     }
     if rule.mode == Mode::FullRefresh {
         return Ok(Vec::new());
     }
-    let message = if source.primary_key.is_empty() {
+    let message = if primary_key.is_empty() {
         format!(
             "`{}` has no primary key at the source, and the rule has no `unique_cols`",
             rule.name
@@ -200,7 +201,7 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
         format!(
             "the primary key of `{}` ({}) is not among the columns that are copied",
             rule.name,
-            source.primary_key.join(", ")
+            primary_key.join(", ")
         )
     };
     Err(Error::table(message).hint(
@@ -305,6 +306,20 @@ mod tests {
             Ok(shape) => shape.unique_columns.join(", "),
             Err(error) => error.message,
         }
+    }
+
+    #[test]
+    fn a_valid_unique_index_without_null_tells_rows_apart() {
+        let told_apart = |change: fn(&mut SourceTable)| {
+            let mut source = Setting::new(COPIED, true).source;
+            change(&mut source);
+            source.guarantees_unique(&["id".to_owned()])
+        };
+        assert!(told_apart(|_| {}));
+        assert!(!told_apart(|source| source.columns[0].not_null = false));
+        assert!(!told_apart(|source| source.unique_indexes[0].valid = false));
+        assert!(!told_apart(|source| source.unique_indexes[0].columns.push("a".to_owned())));
+        assert!(!told_apart(|source| source.has_children = true));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::digest::Digest;
-use crate::table::{BaseType, Column, DataType, Kind, SourceColumn};
+use crate::table::{BaseType, Column, DataType, Kind, SourceColumn, SourceIndex};
 
 // The rests of rules.
 pub(super) const MERGED: &str = r#""replication_key": "id""#;
@@ -32,7 +32,6 @@ impl Setting {
     /// `rule` is the rest of the rule. The primary key is `id`, if there is one.
     pub(super) fn new(rule: &str, primary_key: bool) -> Self {
         let rule = Self::rule(rule);
-        let keys: Vec<String> = if primary_key { vec!["id".to_owned()] } else { Vec::new() };
         let columns = [("id", "int4", "integer", 23, true)]
             .into_iter()
             .chain(["a", "b", "c", "d"].map(|name| (name, "text", "text", 25, false)));
@@ -56,8 +55,10 @@ impl Setting {
         };
         let source = SourceTable {
             columns: columns.enumerate().map(column).collect(),
-            primary_key: keys.clone(),
-            unique_indexes: if primary_key { vec![keys] } else { Vec::new() },
+            unique_indexes: primary_key
+                .then(|| SourceIndex::bare(&["id"], true))
+                .into_iter()
+                .collect(),
             ..SourceTable::bare()
         };
         Self::of(rule, source)
@@ -234,11 +235,7 @@ fn the_statements_of_a_plan_are_told_in_the_order_in_which_they_run() {
     let copied =
         Plan { load: Some(load(Reading::Copy("out".to_owned()))), ..plan(vec![step("before")]) };
     assert_eq!(told(&copied), "out before into after receipt commit");
-    let dumped = Reading::PgDump {
-        table: Qualified::new("s", "t"),
-        columns: Vec::new(),
-        without: Vec::new(),
-    };
+    let dumped = Reading::PgDump { table: Qualified::new("s", "t"), columns: Vec::new() };
     let dumped = Plan { load: Some(load(dumped)), ..plan(Vec::new()) };
     assert!(dumped.statements()[0].sql.starts_with("pg_dump --data-only"));
     let compared = |versions| Plan {

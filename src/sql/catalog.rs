@@ -49,6 +49,16 @@ fn base_type(alias: &str, modifier: &str) -> String {
     )
 }
 
+/// Whether a column holds no NULL. From PostgreSQL 18 on a NOT NULL has a name, and may be NOT VALID.
+fn not_null(version: u32) -> &'static str {
+    if version < 18_00_00 {
+        return "a.attnotnull";
+    }
+    "a.attnotnull AND NOT EXISTS (
+        SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+          AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)"
+}
+
 /// The names of an index's key columns, in its own order.
 const KEY_COLUMNS: &str = "\
 (SELECT json_agg(k.attname ORDER BY key.ordinality)
@@ -74,11 +84,11 @@ impl Question {
         }
     }
 
-    /// Has the server keep it for the session.
+    /// Has a server of that version (`server_version_num`) keep it for the session.
     #[must_use]
-    pub fn prepare(self) -> String {
+    pub fn prepare(self, version: u32) -> String {
         let sql = match self {
-            Self::SourceTables => source_tables(),
+            Self::SourceTables => source_tables(version),
             Self::DestinationTables => destination_tables(),
         };
         format!("PREPARE {} (name, name[]) AS\n{sql}", self.name())
@@ -93,11 +103,12 @@ impl Question {
     }
 }
 
-fn source_tables() -> String {
+fn source_tables(version: u32) -> String {
     let resolved = without_domains("a.atttypid", "a.atttypmod");
     let element = without_domains("item.oid", "base.modifier");
     let base = base_type("t", "base.modifier");
     let element_base = base_type("e", "element.modifier");
+    let not_null = not_null(version);
     format!(
         "\
 SELECT json_build_object(
@@ -108,9 +119,7 @@ SELECT json_build_object(
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,
       'number', a.attnum,
-      'not_null', a.attnotnull AND NOT EXISTS (
-        SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'n'
-          AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated),
+      'not_null', {not_null},
       'generated', a.attgenerated <> '',
       'filled', a.atthasmissing,
       'data_type', json_build_object(
@@ -132,29 +141,17 @@ SELECT json_build_object(
     LEFT JOIN LATERAL {element} AS element ON item.oid IS NOT NULL
     LEFT JOIN pg_type e ON e.oid = element.oid
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-  'primary_key', coalesce((
-    SELECT {KEY_COLUMNS} FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), '[]'),
   'unique_indexes', coalesce((
-    SELECT json_agg({KEY_COLUMNS}) FROM pg_index i
-    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
-      AND i.indpred IS NULL AND i.indexprs IS NULL
-      AND NOT EXISTS (
-        SELECT FROM unnest(i.indkey) WITH ORDINALITY AS key (number, ordinality)
-        JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum = key.number
-        WHERE key.ordinality <= i.indnkeyatts AND NOT k.attnotnull)), '[]'),
+    SELECT json_agg(json_build_object(
+      'columns', {KEY_COLUMNS}, 'primary', i.indisprimary, 'valid', i.indisvalid))
+    FROM pg_index i
+    WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL), '[]'),
   'row_security', row_security_active(c.oid),
   'has_children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid),
   'in_extension', EXISTS (
     SELECT FROM pg_depend d
     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
   'readable', has_table_privilege(c.oid, 'SELECT'),
-  'sequences', (
-    SELECT coalesce(json_agg(json_build_object('schema', sn.nspname, 'name', s.relname)), '[]')
-    FROM pg_depend d
-    JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-    JOIN pg_namespace sn ON sn.oid = s.relnamespace
-    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-      AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')),
   'storage', parts.storage,
   'estimated_bytes', parts.bytes,
   'estimated_rows', parts.rows,
@@ -184,6 +181,23 @@ CROSS JOIN LATERAL (
     coalesce(sum(greatest(s.reltuples, 0)) FILTER (WHERE s.relkind <> 'p'), 0)::bigint AS rows
   FROM tree CROSS JOIN LATERAL (SELECT p.* FROM pg_class p WHERE p.oid = tree.oid OFFSET 0) s) parts
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY ($2)",
+    )
+}
+
+/// The sequences of a table's serial and identity columns, as names of one JSON document a row.
+#[must_use]
+pub fn sequences(table: &Qualified) -> String {
+    format!(
+        "\
+SELECT json_build_object('schema', sn.nspname, 'name', s.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+JOIN pg_namespace sn ON sn.oid = s.relnamespace
+WHERE n.nspname = {} AND c.relname = {}",
+        literal(&table.schema),
+        literal(&table.name)
     )
 }
 
@@ -510,7 +524,8 @@ mod tests {
         assert!(table_names("it's").contains("WHERE n.nspname = 'it''s'"));
         let asked = Question::SourceTables.execute("it's", &["a", "b\\"]);
         assert_eq!(asked, r"EXECUTE source_tables ('it''s', ARRAY['a', E'b\\']::name[])");
-        assert!(Question::DestinationTables.prepare().starts_with("PREPARE destination_tables"));
-        assert!(Question::SourceTables.prepare().contains("c.relname = ANY ($2)"));
+        let prepared = Question::DestinationTables.prepare(17_00_00);
+        assert!(prepared.starts_with("PREPARE destination_tables"), "{prepared}");
+        assert!(Question::SourceTables.prepare(17_00_00).contains("c.relname = ANY ($2)"));
     }
 }

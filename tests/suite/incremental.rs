@@ -86,6 +86,24 @@ fn rows_are_merged_together_where_a_foreign_key_of_the_destination_ties_them() {
 }
 
 #[test]
+fn a_unique_index_does_not_tell_rows_apart_whose_column_holds_null() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int UNIQUE, at int); INSERT INTO t VALUES (1, 1)",
+        &json!([with(by("t", "at"), &json!({ "unique_cols": ["id"] }))]),
+    );
+    case.sync();
+    // From PostgreSQL 18 on a column can refuse NULL and yet hold it.
+    case.at_source(
+        "INSERT INTO t VALUES (NULL, 2), (NULL, 3);
+        DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000 THEN
+          EXECUTE 'ALTER TABLE t ADD NOT NULL id NOT VALID';
+        END IF; END $$",
+    );
+    let run = case.run(&["sync", "--row-by-row"]);
+    run.expect(1).says("its unique columns are not unique at the source");
+}
+
+#[test]
 fn rows_without_a_key_are_not_lost() {
     let mut case = orders();
     case.at_source("INSERT INTO orders VALUES (11, 'no key', NULL), (12, 'no key', NULL)");

@@ -52,8 +52,9 @@ fn read<T: DeserializeOwned>(client: &mut Client, sql: &str) -> Option<T> {
 
 /// The answer to a question that servers keep.
 fn kept<T: DeserializeOwned>(client: &mut Client, question: Question, name: &str) -> Option<T> {
+    let version: u32 = read(client, "SHOW server_version_num").expect("a version");
     // Whether it is kept already does not matter.
-    let _ = client.batch_execute(&question.prepare());
+    let _ = client.batch_execute(&question.prepare(version));
     read(client, &question.execute("public", &[name]))
 }
 
@@ -203,8 +204,8 @@ fn shown(plan: &Plan) -> String {
 fn way(load: &Load) -> [String; 2] {
     let from = match &load.from {
         Reading::Copy(query) => format!("source: read\n{query}"),
-        Reading::PgDump { table, columns, without } => {
-            format!("source: read by pg_dump\n{table} {columns:?} without {without:?}")
+        Reading::PgDump { table, columns } => {
+            format!("source: read by pg_dump\n{table} {columns:?}")
         }
     };
     [from, format!("destination: write\n{}", load.into)]
