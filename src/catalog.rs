@@ -22,6 +22,7 @@ pub fn source_tables(
     let mut tables: Vec<SourceTable> =
         kept_documents(session, Question::SourceTables, schema, names)?;
     add_parts(session, &mut tables)?;
+    heed_children(session, &mut tables)?;
     Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
 }
 
@@ -52,6 +53,32 @@ fn add_parts(session: &mut Session, tables: &mut [SourceTable]) -> Result<()> {
 struct MadeOf {
     oid: u32,
     parts: Vec<String>,
+}
+
+/// Takes NOT NULL off columns that hold NULL in a child, which need not refuse what its parent does.
+fn heed_children(session: &mut Session, tables: &mut [SourceTable]) -> Result<()> {
+    let parents: Vec<u32> =
+        tables.iter().filter(|table| table.has_children).map(|table| table.oid).collect();
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let question = catalog::nullable_in_children(&parents, session.server.version);
+    let found: Vec<Nullable> = documents(session, "read the catalog of children", &question)?;
+    for Nullable { oid, columns } in found {
+        for table in tables.iter_mut().filter(|table| table.oid == oid) {
+            for column in &mut table.columns {
+                column.not_null &= !columns.contains(&column.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a table that may hold NULL.
+#[derive(Deserialize)]
+struct Nullable {
+    oid: u32,
+    columns: Vec<String>,
 }
 
 /// The named table at the source.

@@ -241,6 +241,26 @@ GROUP BY made_of.whole",
     )
 }
 
+/// The columns that tables, or tables that inherit from them at any depth, let hold NULL. One row a
+/// table that has some.
+#[must_use]
+pub fn nullable_in_children(parents: &[u32], version: u32) -> String {
+    let parents: Vec<String> = parents.iter().map(u32::to_string).collect();
+    format!(
+        "\
+WITH RECURSIVE tree (parent, oid) AS (
+  SELECT oid, oid FROM unnest('{{{}}}'::oid[]) AS asked (oid)
+  UNION
+  SELECT tree.parent, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+SELECT json_build_object('oid', tree.parent::bigint, 'columns', json_agg(DISTINCT a.attname))
+FROM tree JOIN pg_attribute a ON a.attrelid = tree.oid
+WHERE a.attnum > 0 AND NOT a.attisdropped AND NOT ({})
+GROUP BY tree.parent",
+        parents.join(","),
+        not_null(version)
+    )
+}
+
 /// The names of all that can be copied from a schema, for "did you mean"; no row means that the
 /// schema itself does not exist.
 #[must_use]

@@ -85,6 +85,29 @@ fn copy_steps_in_where_pg_dump_cannot_serve_and_says_why() {
 }
 
 #[test]
+fn rows_of_a_child_may_hold_null_where_their_parent_refuses_it() {
+    let mut case = Case::new(
+        "CREATE TABLE parent (id int PRIMARY KEY, note text, more text NOT NULL, at int);
+         CREATE TABLE child () INHERITS (parent); CREATE TABLE grandchild () INHERITS (child);
+         DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000
+           THEN EXECUTE 'ALTER TABLE parent ADD NOT NULL note NO INHERIT';
+           ELSE ALTER TABLE ONLY parent ALTER note SET NOT NULL; ALTER TABLE child ALTER note SET NOT NULL;
+             ALTER TABLE grandchild ALTER note DROP NOT NULL;
+         END IF; END $$;
+         INSERT INTO parent VALUES (1, 'a', 'b', 1); INSERT INTO grandchild VALUES (2, NULL, 'b', 2)",
+        &json!([by("parent", "at")]),
+    );
+    case.sync();
+    case.assert_equal("public.parent");
+    case.at_source("INSERT INTO grandchild VALUES (3, NULL, 'b', 3)");
+    case.sync().says("incremental sync done: 1 row ");
+    case.assert_equal("public.parent");
+    let refused = "SELECT attname FROM pg_attribute WHERE attrelid = 'parent'::regclass AND attnotnull \
+                   AND attnum > 0 ORDER BY attnum";
+    assert_eq!(case.ask(refused), ["id", "more"]);
+}
+
+#[test]
 fn a_machine_without_pg_dump_can_sync() {
     let mut case = Case::new(ORDERS, &json!([by("orders", "updated_at")]));
     case.set("PATH", "/nowhere");
