@@ -28,6 +28,8 @@ pub struct Application<'a> {
     pub table: &'a str,
     /// Whether somebody watches.
     pub progress: &'a Progress,
+    /// Whether many rows may lie in the staging table, until they are counted.
+    pub many: bool,
 }
 
 /// What came of the rows that travelled.
@@ -114,9 +116,9 @@ impl Application<'_> {
     pub(crate) fn steps(&mut self, steps: &[Step]) -> Result<Option<u64>> {
         let mut merged = None;
         for step in steps {
-            let (log, table) = (self.log, self.table);
+            let (log, table, many) = (self.log, self.table, self.many);
             self.progress.doing(&step.purpose);
-            if let Some(rows) = perform(self.session(step.on), step, log, table)? {
+            if let Some(rows) = perform(self.session(step.on), step, many, (log, table))? {
                 *merged.get_or_insert(0) += rows;
             }
         }
@@ -131,7 +133,7 @@ impl Application<'_> {
         [before, meanwhile]: [&[Step]; 2],
         nothing_if_empty: bool,
     ) -> Result<Option<Arrived>> {
-        let Self { source, endpoint, destination, log, table, progress } = self;
+        let Self { source, endpoint, destination, log, table, progress, many } = self;
         let interrupt = destination.interrupt().clone();
         let (mut snapshot, mut sequences) = (String::new(), Vec::new());
         match &load.from {
@@ -162,7 +164,7 @@ impl Application<'_> {
                     return Ok(None);
                 }
                 for step in before {
-                    perform(destination, step, log, table)?;
+                    perform(destination, step, *many, (log, table))?;
                 }
                 let mut all = Arrived::default();
                 loop {
@@ -174,11 +176,13 @@ impl Application<'_> {
                             crash::at("loading");
                         })?;
                     all.copied += part.rows;
+                    *many = part.is_many();
                     if !part.more {
                         return Ok(Some(all));
                     }
                     for step in meanwhile {
-                        all.merged += perform(destination, step, log, table)?.unwrap_or_default();
+                        let merged = perform(destination, step, *many, (log, table))?;
+                        all.merged += merged.unwrap_or_default();
                     }
                 }
             },
@@ -186,8 +190,20 @@ impl Application<'_> {
     }
 }
 
-/// Carries one step out and returns how many rows it has merged, if that is what it does.
-fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<Option<u64>> {
+/// Carries one step out, where there are `many` rows or few, and returns how many it has merged, if
+/// that is what it does.
+fn perform(
+    session: &mut Session,
+    step: &Step,
+    many: bool,
+    (log, table): (&Log, &str),
+) -> Result<Option<u64>> {
+    if let Some(sql) = step.of_many.as_ref().filter(|_| many)
+        && at_once(session, step, sql)?
+    {
+        debug(log, table, step.on, sql);
+        return Ok(None);
+    }
     debug(log, table, step.on, &step.sql);
     if let Some((question, why)) = &step.unless
         && session.value(&step.purpose, question)?.as_deref() == Some("t")
@@ -218,6 +234,18 @@ fn perform(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result
             Some(example) => Err(with_hint(counterexample(step, &example))),
         },
         Outcome::Patient => patiently(session, step, log, table).map_err(with_hint).map(|()| None),
+    }
+}
+
+/// Does at once what a step does, unless somebody else's lock is in the way.
+fn at_once(session: &mut Session, step: &Step, sql: &str) -> Result<bool> {
+    let attempt = format!("{};\n{sql};\n{}", session::SAVEPOINT, session::RELEASE_SAVEPOINT);
+    match session.run(&step.purpose, &attempt) {
+        Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+            session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
+            Ok(false)
+        }
+        done => done.map(|_| true),
     }
 }
 

@@ -28,6 +28,10 @@ const CHUNKS_WAITING: usize = 4;
 /// by the logarithm of the rows', each of which costs the destination a little.
 const PARTS_SO_FAR: usize = 16;
 
+/// Up to here rows are few: to delete them takes some milliseconds, as a TRUNCATE does.
+const MOST_OF_FEW_ROWS: u64 = 5_000;
+const MOST_OF_FEW_BYTES: usize = 1 << 20;
+
 /// What begins and ends rows in the binary format. Neither flags nor an extension are in use.
 const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const BINARY_TRAILER: &[u8] = b"\xff\xff";
@@ -217,8 +221,18 @@ pub fn read_query(
 pub struct Part {
     /// How many rows.
     pub rows: u64,
+    /// How many bytes they were.
+    pub bytes: usize,
     /// Whether more may come.
     pub more: bool,
+}
+
+impl Part {
+    /// Whether it is dearer to go through them again than to have the table's files made anew.
+    #[must_use]
+    pub fn is_many(&self) -> bool {
+        self.rows > MOST_OF_FEW_ROWS || self.bytes > MOST_OF_FEW_BYTES || ROW_BY_ROW.get().is_some()
+    }
 }
 
 /// Writes rows by a COPY at the destination, and tells `progress` of every chunk's rows and bytes:
@@ -235,7 +249,7 @@ pub fn write(
     let mut header = binary.then_some(BINARY_HEADER);
     let mut trailer = binary.then_some(BINARY_TRAILER);
     incoming.parts.begin(incoming.waiting.load(Ordering::Relaxed));
-    let (mut over, mut more) = (false, true);
+    let (mut over, mut more, mut all) = (false, true, 0);
     let rows = destination.copy_in("write the rows", sql, || {
         interrupt.check()?;
         if let Some(header) = header.take() {
@@ -246,13 +260,14 @@ pub fn write(
                 let waiting = incoming.waiting.load(Ordering::Relaxed);
                 over = incoming.parts.take(bytes.len(), waiting) && in_parts;
                 progress(rows, bytes.len());
+                all += bytes.len();
                 return Ok(Some(bytes));
             }
             (over, more) = (true, false);
         }
         Ok(trailer.take().map(<[u8]>::to_vec))
     })?;
-    Ok(Part { rows, more })
+    Ok(Part { rows, bytes: all, more })
 }
 
 #[cfg(test)]

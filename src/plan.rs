@@ -280,6 +280,9 @@ pub struct Step {
     pub hint: Option<String>,
     /// A question and what to say where its answer is yes: the step is then left out.
     pub unless: Option<(String, String)>,
+    /// What does the same at once for any number of rows. It takes the place of `sql` where there
+    /// are many, and where nobody else's lock is in the way.
+    pub of_many: Option<String>,
 }
 
 /// What a step's result means.
@@ -301,7 +304,8 @@ pub enum Outcome {
 impl Step {
     fn new(on: Side, purpose: &str, sql: impl Into<String>) -> Self {
         let purpose = purpose.to_owned();
-        Self { on, sql: sql.into(), result: Outcome::Done, purpose, hint: None, unless: None }
+        let (sql, result) = (sql.into(), Outcome::Done);
+        Self { on, sql, result, purpose, hint: None, unless: None, of_many: None }
     }
 
     fn destination(purpose: &str, sql: impl Into<String>) -> Self {
@@ -323,6 +327,11 @@ impl Step {
 
     fn unless(mut self, question: String, why: &str) -> Self {
         self.unless = Some((question, why.to_owned()));
+        self
+    }
+
+    fn of_many(mut self, sql: String) -> Self {
+        self.of_many = Some(sql);
         self
     }
 

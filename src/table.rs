@@ -324,7 +324,6 @@ impl SourceTable {
 
 /// A relation at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own in the catalog")]
 pub struct DestinationTable {
     /// Its name.
     pub name: Qualified,
@@ -332,8 +331,8 @@ pub struct DestinationTable {
     pub kind: Kind,
     /// Whether it is UNLOGGED.
     pub unlogged: bool,
-    /// Whether it takes up space: false right after a TRUNCATE.
-    pub written: bool,
+    /// How large its file is, its TOAST table's aside: 0 right after a TRUNCATE.
+    pub bytes: u64,
     /// How many rows it has, by the planner's statistics or its size.
     pub estimated_rows: u64,
     /// In the order of the table, without dropped ones.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::fault::{Fault, planted};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::digest::Digest;
-use crate::sql::{Qualified, ddl, identifier, merge};
+use crate::sql::{Qualified, identifier, merge};
 use crate::table::DELETED_AT;
 
 /// How much of a row is compared.
@@ -276,7 +276,7 @@ pub fn reconcile(situation: &Situation, comparison: Comparison, extra: Deletes) 
     let (rule, shape) = (situation.rule, situation.shape);
     let staging = situation.staging_name();
     let mut merge = super::incremental::merge_steps(situation);
-    merge.push(Step::destination("empty the staging table", ddl::truncate(&staging)));
+    merge.push(super::incremental::empty_staging(situation));
     let mending = Mending {
         extra,
         doubled: false,
@@ -302,6 +302,7 @@ impl Reconciliation {
         self.mending.max_delete_percent = None;
         self.mending.doubled = true;
         self.mending.before = super::incremental::in_place_changes(situation);
+        self.mending.before.extend(super::incremental::leftovers(situation));
         let index = self.mending.before.iter().position(|step| step.result == Outcome::Distinct);
         if let Some(at) = index.filter(|_| situation.shape.marks) {
             // Marked rows stay, and without the index some may stand there twice.

@@ -205,7 +205,7 @@ fn check_staging(situation: &Situation, remembered: &Remembered) -> Result<()> {
         Remembered::Receipt(_) => !staging.unlogged,
         Remembered::Predecessor { .. } => false,
     };
-    if staging.written && !is_ours(staging) && doubted {
+    if staging.bytes > 0 && !is_ours(staging) && doubted {
         return Err(Error::table(format!(
             "`{name}` at the destination is needed as the staging table of `{}`, but holds rows \
              that this tool did not put there",
@@ -435,7 +435,7 @@ mod tests {
             decided(&situation, remembered, false)
         };
         let known = receipt(&setting.situation(), Some("7"));
-        let written = DestinationTable { written: true, ..staging.clone() };
+        let written = DestinationTable { bytes: 1, ..staging.clone() };
         let theirs = DestinationTable { comment: None, ..written.clone() };
         assert_eq!(beside(&written, &nothing()), "initial: there is no receipt");
         assert_eq!(beside(&theirs, &known), "merge: from 7");
@@ -444,7 +444,7 @@ mod tests {
         let predecessor = Remembered::Predecessor { greatest_key: "7".to_owned() };
         let taken_over = "merge: taken over from the predecessor at 7";
         assert_eq!(beside(&logged, &predecessor), taken_over);
-        let empty = DestinationTable { written: false, ..theirs.clone() };
+        let empty = DestinationTable { bytes: 0, ..theirs.clone() };
         assert_eq!(beside(&empty, &nothing()), "initial: there is no receipt");
         let refused = beside(&theirs, &nothing());
         assert!(refused.contains("holds rows that this tool did not put there"), "{refused}");

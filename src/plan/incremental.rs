@@ -44,6 +44,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     let nothing_if_empty = known && changes.is_empty() && hopeless;
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
     before.extend(changes);
+    before.extend(leftovers(situation));
     if planted(Fault::ReceiptOutside) {
         before.insert(0, write_receipt(situation, receipt));
     }
@@ -111,10 +112,18 @@ fn read_and_merge(
 fn merge_and_empty(situation: &Situation) -> Vec<Step> {
     let mut steps = merge_steps(situation);
     if !planted(Fault::StagingKept) {
-        let empty = ddl::truncate(&situation.staging_name());
-        steps.push(Step::destination("empty the staging table", empty));
+        steps.push(empty_staging(situation));
     }
     steps
+}
+
+/// Empties the staging table. A TRUNCATE makes new files and looks through all of `shared_buffers`
+/// for the old ones, which takes longer than the deletion of some thousand rows, and it would wait
+/// for whoever is reading the table: a backup reads them all, for hours.
+pub(super) fn empty_staging(situation: &Situation) -> Step {
+    let name = situation.staging_name();
+    Step::destination("empty the staging table", ddl::delete_all(&name))
+        .of_many(ddl::truncate(&name))
 }
 
 /// Whether rows may be merged before all are there.
@@ -195,7 +204,7 @@ pub(super) fn in_place_changes(situation: &Situation) -> Vec<Step> {
         let name = own_index_name(&table.name);
         steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
     }
-    steps.extend(renew_staging(situation));
+    steps.extend(make_staging(situation));
     steps
 }
 
@@ -233,23 +242,39 @@ fn matched<'a>(situation: &Situation<'a>) -> impl Iterator<Item = (&'a Column, &
     })
 }
 
-/// Makes the staging table, or makes it fit, or empties it, as needed.
-pub(super) fn renew_staging(situation: &Situation) -> Vec<Step> {
+/// Makes the staging table, or makes it fit, as needed.
+pub(super) fn make_staging(situation: &Situation) -> Vec<Step> {
     let name = situation.staging_name();
     let wanted = &situation.shape.columns;
     let purpose = format!("make the staging table `{}`", name.plain());
     let create = Step::destination(&purpose, ddl::create_staging(&name, wanted));
     let Some(staging) = situation.staging else { return vec![create] };
+    if fits(staging, wanted) {
+        return Vec::new();
+    }
+    vec![Step::destination(&purpose, ddl::drop_table(&name)), create]
+}
+
+fn fits(staging: &DestinationTable, wanted: &[Column]) -> bool {
     let same =
         |one: &Column, other: &Column| one.name == other.name && one.data_type == other.data_type;
-    let fits = staging.unlogged
+    staging.unlogged
         && staging.columns.len() == wanted.len()
         && staging.columns.iter().zip(wanted).all(|(one, other)| same(one, other))
-        && staging.columns.iter().all(|column| !column.not_null);
-    match (fits, staging.written) {
-        (true, false) => Vec::new(),
-        (true, true) => vec![Step::destination("empty the staging table", ddl::truncate(&name))],
-        (false, _) => vec![Step::destination(&purpose, ddl::drop_table(&name)), create],
+        && staging.columns.iter().all(|column| !column.not_null)
+}
+
+/// How large the file of an empty staging table may be, which each merge reads whole.
+const MOST_KEPT_BYTES: u64 = 1 << 20;
+
+/// Sees to it that a staging table that fits is empty, and its file small.
+pub(super) fn leftovers(situation: &Situation) -> Option<Step> {
+    let staging = situation.staging.filter(|staging| fits(staging, &situation.shape.columns))?;
+    let empty = empty_staging(situation);
+    match staging.bytes {
+        0 => None,
+        1..=MOST_KEPT_BYTES => Some(Step { of_many: None, ..empty }),
+        _ => Some(empty),
     }
 }
 
@@ -346,16 +371,16 @@ mod tests {
             (first_words(&steps), steps)
         };
         let (words, steps) = merged(&setting, 17_00_00);
-        assert_eq!(words, "COMMIT INSERT TRUNCATE");
+        assert_eq!(words, "COMMIT INSERT DELETE");
         assert!(steps[1].sql.contains("ON CONFLICT (\"id\")"), "{}", steps[1].sql);
         let mut doubtful = Setting::new(MERGED, true);
         doubtful.shape.unique_at_source = false;
-        assert_eq!(merged(&doubtful, 17_00_00).0, "SELECT COMMIT INSERT TRUNCATE");
+        assert_eq!(merged(&doubtful, 17_00_00).0, "SELECT COMMIT INSERT DELETE");
         let mut nullable = Setting::new(MERGED, true);
         nullable.shape.nullable_keys = true;
-        assert_eq!(merged(&nullable, 14_00_00).0, "COMMIT UPDATE INSERT TRUNCATE");
+        assert_eq!(merged(&nullable, 14_00_00).0, "COMMIT UPDATE INSERT DELETE");
         let (words, steps) = merged(&Setting::new(APPENDED, true), 17_00_00);
-        assert_eq!(words, "COMMIT INSERT TRUNCATE");
+        assert_eq!(words, "COMMIT INSERT DELETE");
         assert!(steps[1].sql.contains("NOT EXISTS"), "{}", steps[1].sql);
         let keyless = merge_steps(&Setting::new(COPIED, false).situation());
         assert!(first_words(&keyless) == "INSERT" && !keyless[0].sql.contains("WHERE"));
@@ -371,8 +396,8 @@ mod tests {
             let merge = Merge { since: Some(Since::default()), ..bare(&receipt) };
             first_words(&incremental(&situation, merge).meanwhile)
         };
-        assert_eq!(meanwhile(MERGED, |_| {}), "INSERT TRUNCATE");
-        assert_eq!(meanwhile(MARKED, |_| {}), "INSERT TRUNCATE");
+        assert_eq!(meanwhile(MERGED, |_| {}), "INSERT DELETE");
+        assert_eq!(meanwhile(MARKED, |_| {}), "INSERT DELETE");
         assert_eq!(meanwhile(APPENDED, |_| {}), "");
         assert_eq!(meanwhile(COPIED, |_| {}), "");
         assert_eq!(meanwhile(MERGED, |setting| setting.shape.unique_at_source = false), "");
@@ -384,25 +409,43 @@ mod tests {
     }
 
     #[test]
-    fn a_staging_table_that_fits_is_kept_and_emptied_where_it_holds_something() {
+    fn a_staging_table_that_fits_is_kept() {
         let setting = Setting::new(MERGED, true);
-        let renewed = |change: fn(&mut DestinationTable)| {
+        let made = |change: fn(&mut DestinationTable)| {
             let mut staging = setting.staging();
             change(&mut staging);
             let situation = Situation { staging: Some(&staging), ..setting.situation() };
-            first_words(&renew_staging(&situation))
+            assert!(leftovers(&situation).is_none());
+            first_words(&make_staging(&situation))
         };
-        assert_eq!(renewed(|_| {}), "");
-        assert_eq!(renewed(|staging| staging.written = true), "TRUNCATE");
-        assert_eq!(renewed(|staging| staging.unlogged = false), "DROP CREATE");
-        assert_eq!(renewed(|staging| drop(staging.columns.pop())), "DROP CREATE");
-        assert_eq!(renewed(|staging| staging.columns.swap(1, 2)), "DROP CREATE");
+        assert_eq!(made(|_| {}), "");
+        assert_eq!(made(|staging| staging.unlogged = false), "DROP CREATE");
+        assert_eq!(made(|staging| drop(staging.columns.pop())), "DROP CREATE");
+        assert_eq!(made(|staging| staging.columns.swap(1, 2)), "DROP CREATE");
         assert_eq!(
-            renewed(|staging| "xml".clone_into(&mut staging.columns[1].data_type)),
+            made(|staging| "xml".clone_into(&mut staging.columns[1].data_type)),
             "DROP CREATE"
         );
-        assert_eq!(renewed(|staging| staging.columns[1].not_null = true), "DROP CREATE");
-        let none = renew_staging(&setting.situation());
+        assert_eq!(made(|staging| staging.columns[1].not_null = true), "DROP CREATE");
+        let none = make_staging(&setting.situation());
         assert!(none.len() == 1 && none[0].sql.starts_with("CREATE"), "{none:?}");
+    }
+
+    #[test]
+    fn what_a_staging_table_holds_goes_before_rows_come_and_where_it_is_large_its_file_too() {
+        let setting = Setting::new(MERGED, true);
+        let emptied = |bytes| {
+            let staging = DestinationTable { bytes, ..setting.staging() };
+            let situation = Situation { staging: Some(&staging), ..setting.situation() };
+            assert_eq!(first_words(&in_place_changes(&situation)), "", "no change of the table");
+            let step = leftovers(&situation)?;
+            assert!(step.sql.starts_with("DELETE FROM "), "{}", step.sql);
+            Some(step.of_many.is_some_and(|sql| sql.contains("TRUNCATE ")))
+        };
+        assert_eq!(emptied(0), None);
+        assert_eq!(emptied(1 << 20), Some(false));
+        assert_eq!(emptied((1 << 20) + 1), Some(true));
+        let none = setting.situation();
+        assert!(leftovers(&none).is_none());
     }
 }

@@ -181,7 +181,8 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         );
         steps.push(Step::destination("name the unique index", rename));
     }
-    steps.extend(super::incremental::renew_staging(situation));
+    steps.extend(super::incremental::make_staging(situation));
+    steps.extend(super::incremental::leftovers(situation));
     steps
 }
 

@@ -71,7 +71,7 @@ impl Setting {
             name: Qualified::new("copies", "t"),
             kind: Kind::Table,
             unlogged: false,
-            written: true,
+            bytes: 1_000_000,
             estimated_rows: 1_000_000,
             columns: shape.destination_columns(),
             unique_indexes: vec![UniqueIndex {
@@ -98,7 +98,7 @@ impl Setting {
         let columns = self.shape.columns.iter().cloned();
         DestinationTable {
             unlogged: true,
-            written: false,
+            bytes: 0,
             columns: columns.map(|column| Column { not_null: false, ..column }).collect(),
             comment: Some(crate::sql::ddl::STAGING_COMMENT.to_owned()),
             ..self.destination.clone()

@@ -30,7 +30,7 @@ pub fn create_table(table: &Qualified, columns: &[Column], named_after: Option<&
 pub const STAGING_COMMENT: &str = "staging table of incremental-replication; empty between syncs";
 
 /// Makes a staging table: UNLOGGED, no constraints, left alone by autovacuum, which would only
-/// get in the way of its TRUNCATE.
+/// get in the way of what empties it.
 #[must_use]
 pub fn create_staging(staging: &Qualified, columns: &[Column]) -> String {
     let column = |column: &Column| format!("\n  {} {}", identifier(&column.name), column.data_type);
@@ -49,10 +49,16 @@ pub fn drop_table(table: &Qualified) -> String {
     format!("DROP TABLE IF EXISTS {table}")
 }
 
-/// Empties a table.
+/// Empties a table row by row, which leaves its file as large as it is.
+#[must_use]
+pub fn delete_all(table: &Qualified) -> String {
+    format!("DELETE FROM {table}")
+}
+
+/// Empties a table at once, or fails at once where somebody else has it open.
 #[must_use]
 pub fn truncate(table: &Qualified) -> String {
-    format!("TRUNCATE {table}")
+    format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT;\nTRUNCATE {table}")
 }
 
 /// Makes the unique index on the unique columns.
@@ -135,7 +141,9 @@ mod tests {
         let (table, name) = (Qualified::new("s", "t\"t"), "a b");
         assert_eq!(create_schema(name), r#"CREATE SCHEMA IF NOT EXISTS "a b""#);
         assert_eq!(drop_table(&table), r#"DROP TABLE IF EXISTS "s"."t""t""#);
-        assert_eq!(truncate(&table), r#"TRUNCATE "s"."t""t""#);
+        assert_eq!(delete_all(&table), r#"DELETE FROM "s"."t""t""#);
+        let locked = r#"LOCK TABLE "s"."t""t" IN ACCESS EXCLUSIVE MODE NOWAIT"#;
+        assert_eq!(truncate(&table), format!(r#"{locked};{}TRUNCATE "s"."t""t""#, '\n'));
         assert_eq!(analyze(&table), r#"ANALYZE "s"."t""t""#);
         let alter = |rest: &str| format!(r#"ALTER TABLE "s"."t""t" {rest}"#);
         let added = alter(r#"ADD COLUMN "a b" integer"#);

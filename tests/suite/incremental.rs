@@ -71,6 +71,40 @@ fn each_row_may_be_a_part_of_its_own_in_either_format() {
 }
 
 #[test]
+fn a_backup_of_the_destination_keeps_no_sync_waiting() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text, at int); INSERT INTO t VALUES (1, 'a', 1)",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    let change = |case: &mut Case, rows: u32| {
+        case.at_source(&format!(
+            "INSERT INTO t SELECT n, repeat('x', 1000), n FROM
+             generate_series((SELECT max(id) + 1 FROM t), (SELECT max(id) + {rows} FROM t)) n"
+        ));
+        let run = case.run(&["-v", "sync"]);
+        run.expect(0).says(&format!("incremental sync done: {rows} rows"));
+        case.assert_equal("public.t");
+        case.assert_nothing_left();
+        let idle = case.run(&["-v", "sync"]);
+        idle.expect(0).says("incremental sync done: 0 rows");
+        assert!(!idle.stdout.contains("destination: "), "{}", idle.stdout);
+        run.stdout.matches("TRUNCATE").count()
+    };
+    let kept = "SELECT pg_relation_size('t_stg')::int / 100000";
+    let mut backup = case.destination_superuser();
+    backup.batch_execute("BEGIN; LOCK TABLE t, t_stg IN ACCESS SHARE MODE").expect("a backup");
+    assert_eq!(change(&mut case, 2), 0);
+    assert_eq!(change(&mut case, 2000), 0);
+    assert_ne!(case.ask(kept), ["0"]);
+    backup.batch_execute("COMMIT").expect("its end");
+    assert_eq!(change(&mut case, 2), 1, "what many rows have left");
+    assert_eq!(case.ask(kept), ["0"]);
+    assert!(change(&mut case, 2000) >= 1);
+    assert_eq!(case.ask(kept), ["0"]);
+}
+
+#[test]
 fn rows_are_merged_together_where_a_foreign_key_of_the_destination_ties_them() {
     let mut case = Case::new(
         "CREATE TABLE t (id int PRIMARY KEY, parent int, at int); INSERT INTO t VALUES (1, NULL, 1)",

@@ -176,7 +176,9 @@ fn shown(plan: &Plan) -> String {
     let mut lines = vec![format!("{} sync: {}", plan.sync_type.name(), plan.reason)];
     lines.extend(plan.notes.clone());
     let step = |step: &plan::Step| {
-        format!("{}: {} [{:?}]\n{}", step.on, step.purpose, step.result, step.sql)
+        let many = step.of_many.iter().map(|sql| format!("\nof many rows\n{sql}"));
+        let sql = step.sql.clone() + &many.collect::<String>();
+        format!("{}: {} [{:?}]\n{sql}", step.on, step.purpose, step.result)
     };
     lines.extend(plan.before.iter().map(step));
     lines.extend(plan.load.iter().flat_map(way));
