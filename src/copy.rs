@@ -30,7 +30,7 @@ const PARTS_SO_FAR: usize = 16;
 
 /// Up to here rows are few: to delete them takes some milliseconds, as a TRUNCATE does.
 const MOST_OF_FEW_ROWS: u64 = 5_000;
-const MOST_OF_FEW_BYTES: usize = 1 << 20;
+const MOST_OF_FEW_BYTES: usize = 256 << 10;
 
 /// What begins and ends rows in the binary format. Neither flags nor an extension are in use.
 const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";

@@ -264,8 +264,9 @@ fn fits(staging: &DestinationTable, wanted: &[Column]) -> bool {
         && staging.columns.iter().all(|column| !column.not_null)
 }
 
-/// How large the file of an empty staging table may be, which each merge reads whole.
-const MOST_KEPT_BYTES: u64 = 1 << 20;
+/// How large the file of an empty staging table may be. Each merge reads it whole, and the planner
+/// takes it for full of rows.
+const MOST_KEPT_BYTES: u64 = 256 << 10;
 
 /// Sees to it that a staging table that fits is empty, and its file small.
 pub(super) fn leftovers(situation: &Situation) -> Option<Step> {
@@ -443,8 +444,8 @@ mod tests {
             Some(step.of_many.is_some_and(|sql| sql.contains("TRUNCATE ")))
         };
         assert_eq!(emptied(0), None);
-        assert_eq!(emptied(1 << 20), Some(false));
-        assert_eq!(emptied((1 << 20) + 1), Some(true));
+        assert_eq!(emptied(MOST_KEPT_BYTES), Some(false));
+        assert_eq!(emptied(MOST_KEPT_BYTES + 1), Some(true));
         let none = setting.situation();
         assert!(leftovers(&none).is_none());
     }
