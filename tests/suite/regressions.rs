@@ -154,3 +154,19 @@ fn a_row_that_changes_together_with_a_columns_name_is_not_taken_for_deleted() {
         steps: vec![("sync_beside_writers", 9672), ("rename_column", 1020)],
     });
 }
+
+#[test]
+fn an_old_snapshot_shows_rows_without_a_column_that_was_dropped_in_place() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "50ms",
+        tables: vec![2885],
+        steps: vec![
+            ("insert", 9764),
+            ("sync_verify", 5594),
+            ("drop_column", 8684),
+            ("insert", 6685),
+            ("sync_watched", 7681),
+        ],
+    });
+}

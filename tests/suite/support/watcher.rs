@@ -17,6 +17,7 @@ pub struct Watcher {
     /// A session whose snapshot is older than the sync.
     old: Client,
     before: Vec<String>,
+    columns: Vec<String>,
     seen: JoinHandle<Vec<BTreeSet<String>>>,
 }
 
@@ -30,6 +31,8 @@ impl Watcher {
         old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").expect("a snapshot");
         let mut session = destination.connect(DATABASE);
         let before = questions.iter().map(|question| look(&mut session, question)).collect();
+        let columns = world.tables.iter().map(|t| columns(&mut session, world, &t.destination));
+        let columns = columns.collect();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let seen = std::thread::spawn(move || {
@@ -42,7 +45,7 @@ impl Watcher {
             }
             seen
         });
-        Self { stop, old, before, seen }
+        Self { stop, old, before, columns, seen }
     }
 
     /// Looks a last time and compares.
@@ -58,7 +61,10 @@ impl Watcher {
             let old = look(&mut self.old, &question);
             self.old.batch_execute("ROLLBACK TO look").expect("the savepoint");
             let strange = |state: &&String| **state != self.before[at] && **state != after;
-            if let Some(state) = seen[at].iter().chain([&old]).find(strange) {
+            // Old rows are shown with new columns where those were changed in place.
+            let same = self.columns[at] == columns(&mut session, world, &table.destination);
+            let old = same.then_some(&old);
+            if let Some(state) = seen[at].iter().chain(old).find(strange) {
                 return broken(
                     Property::Readers,
                     format!(
@@ -77,6 +83,16 @@ fn question(world: &World, table: &str) -> String {
         "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), 'no rows') FROM {} t",
         world.qualified(table)
     )
+}
+
+/// A table and its columns; a new table under the same name is another.
+fn columns(session: &mut Client, world: &World, table: &str) -> String {
+    let question = format!(
+        "SELECT concat(attrelid, array_agg(attname ORDER BY attnum)) FROM pg_attribute \
+         WHERE attrelid = to_regclass('{}') AND attnum > 0 AND NOT attisdropped GROUP BY attrelid",
+        world.qualified(table).replace('\'', "''")
+    );
+    look(session, &question)
 }
 
 /// A table's state, or why it has none.
