@@ -9,7 +9,7 @@ use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::pg_dump;
-use crate::plan::{Load, Outcome, Plan, Reading, Step};
+use crate::plan::{Load, Outcome, Plan, Reading, Shortcut, Step};
 use crate::progress::Progress;
 use crate::report::Log;
 use crate::sql::session;
@@ -28,7 +28,7 @@ pub struct Application<'a> {
     pub table: &'a str,
     /// Whether somebody watches.
     pub progress: &'a Progress,
-    /// Whether many rows may lie in the staging table, until they are counted.
+    /// Whether many rows have been written by the last COPY.
     pub many: bool,
 }
 
@@ -163,7 +163,7 @@ impl Application<'_> {
                 if nothing_if_empty && incoming.is_empty() {
                     return Ok(None);
                 }
-                for step in before {
+                for step in before.iter().chain(&load.first) {
                     perform(destination, step, *many, (log, table))?;
                 }
                 let mut all = Arrived::default();
@@ -198,10 +198,10 @@ fn perform(
     many: bool,
     (log, table): (&Log, &str),
 ) -> Result<Option<u64>> {
-    if let Some(sql) = step.of_many.as_ref().filter(|_| many)
-        && at_once(session, step, sql)?
+    if let Some(shortcut) = step.shortcut.as_ref().filter(|shortcut| many || shortcut.of_few)
+        && at_once(session, step, shortcut)?
     {
-        debug(log, table, step.on, sql);
+        debug(log, table, step.on, &shortcut.sql);
         return Ok(None);
     }
     debug(log, table, step.on, &step.sql);
@@ -237,10 +237,11 @@ fn perform(
     }
 }
 
-/// Does at once what a step does, unless somebody else's lock is in the way.
-fn at_once(session: &mut Session, step: &Step, sql: &str) -> Result<bool> {
-    let attempt = format!("{};\n{sql};\n{}", session::SAVEPOINT, session::RELEASE_SAVEPOINT);
-    match session.run(&step.purpose, &attempt) {
+/// Takes a step's shortcut, unless somebody else's lock is in the way.
+fn at_once(session: &mut Session, step: &Step, shortcut: &Shortcut) -> Result<bool> {
+    // Outside of the savepoint a second TRUNCATE finds the files that the first has made.
+    let attempt = [session::SAVEPOINT, &shortcut.lock, session::RELEASE_SAVEPOINT, &shortcut.sql];
+    match session.run(&step.purpose, &attempt.join(";\n")) {
         Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => {
             session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
             Ok(false)

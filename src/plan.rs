@@ -197,6 +197,7 @@ impl Plan {
                 let (out, into) = load.shown();
                 all.push(out);
                 all.extend(steps(&self.before));
+                all.extend(load.first.iter().map(Step::shown));
                 all.push(into);
                 all.extend(steps(&self.after));
             }
@@ -229,6 +230,8 @@ pub struct Load {
     pub rows: Selection,
     /// Where they come from.
     pub from: Reading,
+    /// What empties the table they are written into, where something may be in it.
+    pub first: Option<Step>,
     /// The destination's COPY.
     pub into: String,
     /// How they are written on the wire.
@@ -280,9 +283,26 @@ pub struct Step {
     pub hint: Option<String>,
     /// A question and what to say where its answer is yes: the step is then left out.
     pub unless: Option<(String, String)>,
-    /// What does the same at once for any number of rows. It takes the place of `sql` where there
-    /// are many, and where nobody else's lock is in the way.
-    pub of_many: Option<String>,
+    /// What may take the place of `sql`.
+    pub shortcut: Option<Shortcut>,
+}
+
+/// What does at once, for any number of rows, what a step does row by row, unless somebody else's
+/// lock is in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortcut {
+    /// Takes the lock it needs, or fails at once.
+    pub lock: String,
+    /// What it is.
+    pub sql: String,
+    /// Whether it is taken for few rows, too.
+    pub of_few: bool,
+}
+
+impl Shortcut {
+    fn of_few(self) -> Self {
+        Self { of_few: true, ..self }
+    }
 }
 
 /// What a step's result means.
@@ -305,7 +325,7 @@ impl Step {
     fn new(on: Side, purpose: &str, sql: impl Into<String>) -> Self {
         let purpose = purpose.to_owned();
         let (sql, result) = (sql.into(), Outcome::Done);
-        Self { on, sql, result, purpose, hint: None, unless: None, of_many: None }
+        Self { on, sql, result, purpose, hint: None, unless: None, shortcut: None }
     }
 
     fn destination(purpose: &str, sql: impl Into<String>) -> Self {
@@ -317,7 +337,13 @@ impl Step {
     }
 
     fn shown(&self) -> Statement {
-        Statement { on: self.on, purpose: self.purpose.clone(), sql: self.sql.clone() }
+        let (mut purpose, mut sql) = (self.purpose.clone(), &self.sql);
+        match &self.shortcut {
+            Some(shortcut) if shortcut.of_few => sql = &shortcut.sql,
+            Some(shortcut) => purpose = format!("{purpose}; of many rows: {}", shortcut.sql),
+            None => {}
+        }
+        Statement { on: self.on, purpose, sql: sql.clone() }
     }
 
     fn result(mut self, result: Outcome) -> Self {
@@ -330,8 +356,8 @@ impl Step {
         self
     }
 
-    fn of_many(mut self, sql: String) -> Self {
-        self.of_many = Some(sql);
+    fn shortcut(mut self, shortcut: Shortcut) -> Self {
+        self.shortcut = Some(shortcut);
         self
     }
 

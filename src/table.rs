@@ -331,7 +331,7 @@ pub struct DestinationTable {
     pub kind: Kind,
     /// Whether it is UNLOGGED.
     pub unlogged: bool,
-    /// How large its file is, its TOAST table's aside: 0 right after a TRUNCATE.
+    /// How large its file and its TOAST table's are: 0 right after a TRUNCATE.
     pub bytes: u64,
     /// How many rows it has, by the planner's statistics or its size.
     pub estimated_rows: u64,

@@ -157,7 +157,7 @@ impl TableVerification<'_> {
             log: self.log,
             table: &self.rule.name,
             progress: &progress,
-            many: true,
+            many: false,
         };
         let mut compared = application.compare(&comparison)?;
         let rows = compared.destination_rows.unwrap_or_default();

@@ -77,6 +77,8 @@ pub struct Mending {
     pub format: Format,
     /// The staging table.
     pub staging: Qualified,
+    /// What empties it, where something may be in it.
+    pub first: Option<Step>,
     /// Its COPY.
     pub into: String,
     /// What to look at when the source does not understand what it is asked.
@@ -113,6 +115,7 @@ impl Mending {
             },
             format: Format::Text,
             staging: Qualified::new("s", "t_stg"),
+            first: None,
             into: String::new(),
             hint: None,
             unsure_of: None,
@@ -127,6 +130,7 @@ impl Mending {
         Load {
             from: Reading::Copy(rows.copy_out(self.format)),
             rows,
+            first: self.first.clone(),
             into: self.into.clone(),
             format: self.format,
             hint: self.hint.clone(),
@@ -286,6 +290,7 @@ pub fn reconcile(situation: &Situation, comparison: Comparison, extra: Deletes) 
         format: shape.format,
         into: copy_in(&staging, &shape.names(), shape.format, false),
         staging,
+        first: super::incremental::leftovers(situation),
         hint: super::shape::filter_hint(rule),
         unsure_of: (!shape.unique_at_source && !shape.unique_columns.is_empty())
             .then(|| shape.unique_columns.clone()),
@@ -302,7 +307,6 @@ impl Reconciliation {
         self.mending.max_delete_percent = None;
         self.mending.doubled = true;
         self.mending.before = super::incremental::in_place_changes(situation);
-        self.mending.before.extend(super::incremental::leftovers(situation));
         let index = self.mending.before.iter().position(|step| step.result == Outcome::Distinct);
         if let Some(at) = index.filter(|_| situation.shape.marks) {
             // Marked rows stay, and without the index some may stand there twice.

@@ -217,7 +217,8 @@ fn check_staging(situation: &Situation, remembered: &Remembered) -> Result<()> {
 }
 
 /// Whether this tool has made a table to stage rows in.
-fn is_ours(table: &DestinationTable) -> bool {
+/// Whether it is a staging table of ours, by what it says.
+pub(super) fn is_ours(table: &DestinationTable) -> bool {
     table.unlogged && table.comment.as_deref() == Some(crate::sql::ddl::STAGING_COMMENT)
 }
 

@@ -1,9 +1,11 @@
 //! The merge of what changed: into the staging table, from there by the unique columns.
 
+use super::decision::is_ours;
 use super::initial::{own_index, write_receipt};
 use super::shape::DELETED_AT_TYPE;
 use super::{
-    Evolution, Load, Outcome, Plan, Reading, Reconciliation, Since, Situation, Step, SyncType,
+    Evolution, Load, Outcome, Plan, Reading, Reconciliation, Shortcut, Since, Situation, Step,
+    SyncType,
 };
 use crate::fault::{Fault, planted};
 use crate::receipt::Receipt;
@@ -44,7 +46,6 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     let nothing_if_empty = known && changes.is_empty() && hopeless;
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
     before.extend(changes);
-    before.extend(leftovers(situation));
     if planted(Fault::ReceiptOutside) {
         before.insert(0, write_receipt(situation, receipt));
     }
@@ -102,6 +103,7 @@ fn read_and_merge(
     let load = Load {
         from: Reading::Copy(selection.copy_out(shape.format)),
         rows: selection,
+        first: leftovers(situation),
         into: copy_in(&staging, &shape.names(), shape.format, false),
         format: shape.format,
         hint: super::shape::filter_hint(situation.rule),
@@ -122,8 +124,12 @@ fn merge_and_empty(situation: &Situation) -> Vec<Step> {
 /// for whoever is reading the table: a backup reads them all, for hours.
 pub(super) fn empty_staging(situation: &Situation) -> Step {
     let name = situation.staging_name();
-    Step::destination("empty the staging table", ddl::delete_all(&name))
-        .of_many(ddl::truncate(&name))
+    let (lock, sql) = (session::lock_at_once(&name), ddl::truncate(&name));
+    Step::destination("empty the staging table", ddl::delete_all(&name)).shortcut(Shortcut {
+        lock,
+        sql,
+        of_few: false,
+    })
 }
 
 /// Whether rows may be merged before all are there.
@@ -250,7 +256,9 @@ pub(super) fn make_staging(situation: &Situation) -> Vec<Step> {
     let create = Step::destination(&purpose, ddl::create_staging(&name, wanted));
     let Some(staging) = situation.staging else { return vec![create] };
     if fits(staging, wanted) {
-        return Vec::new();
+        let purpose = format!("tell whose the staging table `{}` is", name.plain());
+        let comment = Step::destination(&purpose, ddl::comment_staging(&name));
+        return if is_ours(staging) { Vec::new() } else { vec![comment] };
     }
     vec![Step::destination(&purpose, ddl::drop_table(&name)), create]
 }
@@ -274,8 +282,8 @@ pub(super) fn leftovers(situation: &Situation) -> Option<Step> {
     let empty = empty_staging(situation);
     match staging.bytes {
         0 => None,
-        1..=MOST_KEPT_BYTES => Some(Step { of_many: None, ..empty }),
-        _ => Some(empty),
+        1..=MOST_KEPT_BYTES => Some(Step { shortcut: None, ..empty }),
+        _ => Some(Step { shortcut: empty.shortcut.map(Shortcut::of_few), ..empty }),
     }
 }
 
@@ -420,6 +428,7 @@ mod tests {
             first_words(&make_staging(&situation))
         };
         assert_eq!(made(|_| {}), "");
+        assert_eq!(made(|staging| staging.comment = None), "COMMENT");
         assert_eq!(made(|staging| staging.unlogged = false), "DROP CREATE");
         assert_eq!(made(|staging| drop(staging.columns.pop())), "DROP CREATE");
         assert_eq!(made(|staging| staging.columns.swap(1, 2)), "DROP CREATE");
@@ -441,7 +450,7 @@ mod tests {
             assert_eq!(first_words(&in_place_changes(&situation)), "", "no change of the table");
             let step = leftovers(&situation)?;
             assert!(step.sql.starts_with("DELETE FROM "), "{}", step.sql);
-            Some(step.of_many.is_some_and(|sql| sql.contains("TRUNCATE ")))
+            Some(step.shortcut.is_some_and(|shortcut| shortcut.of_few))
         };
         assert_eq!(emptied(0), None);
         assert_eq!(emptied(MOST_KEPT_BYTES), Some(false));

@@ -87,13 +87,15 @@ fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load
         let columns = names.iter().map(|&name| name.to_owned()).collect();
         let from = Reading::PgDump { table: source.name.clone(), columns };
         let into = copy_in(new, &names, Format::Text, true);
-        return (Load { rows, from, into, format: Format::Text, hint: None }, None);
+        let (format, hint) = (Format::Text, None);
+        return (Load { rows, from, first: None, into, format, hint }, None);
     }
     let query = rows.copy_out(shape.format);
     let into = copy_in(new, &names, shape.format, true);
     let note = obstacle.map(|obstacle| format!("COPY reads it instead of pg_dump: {obstacle}"));
     let hint = super::shape::filter_hint(rule);
-    (Load { rows, from: Reading::Copy(query), into, format: shape.format, hint }, note)
+    let (from, format) = (Reading::Copy(query), shape.format);
+    (Load { rows, from, first: None, into, format, hint }, note)
 }
 
 fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option<&'static str> {

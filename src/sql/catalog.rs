@@ -283,7 +283,9 @@ SELECT json_build_object(
   'name', json_build_object('schema', n.nspname, 'name', c.relname),
   'kind', c.relkind,
   'unlogged', c.relpersistence = 'u',
-  'bytes', CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) ELSE 0 END,
+  'bytes', CASE WHEN c.relkind = 'r'
+    THEN pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
+    ELSE 0 END,
   'estimated_rows', CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint
     WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / 100 ELSE 0 END,
   'columns', (

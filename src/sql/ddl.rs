@@ -36,11 +36,16 @@ pub fn create_staging(staging: &Qualified, columns: &[Column]) -> String {
     let column = |column: &Column| format!("\n  {} {}", identifier(&column.name), column.data_type);
     let columns: Vec<String> = columns.iter().map(column).collect();
     format!(
-        "CREATE UNLOGGED TABLE {staging} ({}\n) WITH (autovacuum_enabled = false);\n\
-         COMMENT ON TABLE {staging} IS {}",
+        "CREATE UNLOGGED TABLE {staging} ({}\n) WITH (autovacuum_enabled = false);\n{}",
         columns.join(","),
-        literal(STAGING_COMMENT)
+        comment_staging(staging)
     )
+}
+
+/// Makes a staging table recognisable as ours.
+#[must_use]
+pub fn comment_staging(staging: &Qualified) -> String {
+    format!("COMMENT ON TABLE {staging} IS {}", literal(STAGING_COMMENT))
 }
 
 /// Removes a table, if it is there. PostgreSQL refuses where something depends on it.
@@ -55,10 +60,10 @@ pub fn delete_all(table: &Qualified) -> String {
     format!("DELETE FROM {table}")
 }
 
-/// Empties a table at once, or fails at once where somebody else has it open.
+/// Empties a table at once.
 #[must_use]
 pub fn truncate(table: &Qualified) -> String {
-    format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT;\nTRUNCATE {table}")
+    format!("TRUNCATE {table}")
 }
 
 /// Makes the unique index on the unique columns.
@@ -142,8 +147,7 @@ mod tests {
         assert_eq!(create_schema(name), r#"CREATE SCHEMA IF NOT EXISTS "a b""#);
         assert_eq!(drop_table(&table), r#"DROP TABLE IF EXISTS "s"."t""t""#);
         assert_eq!(delete_all(&table), r#"DELETE FROM "s"."t""t""#);
-        let locked = r#"LOCK TABLE "s"."t""t" IN ACCESS EXCLUSIVE MODE NOWAIT"#;
-        assert_eq!(truncate(&table), format!(r#"{locked};{}TRUNCATE "s"."t""t""#, '\n'));
+        assert_eq!(truncate(&table), r#"TRUNCATE "s"."t""t""#);
         assert_eq!(analyze(&table), r#"ANALYZE "s"."t""t""#);
         let alter = |rest: &str| format!(r#"ALTER TABLE "s"."t""t" {rest}"#);
         let added = alter(r#"ADD COLUMN "a b" integer"#);

@@ -111,6 +111,12 @@ pub fn lock_exclusively(first: &[String], tables: &[&Qualified]) -> String {
     )
 }
 
+/// Takes a table for ourselves, or fails at once where somebody else has it open.
+#[must_use]
+pub fn lock_at_once(table: &Qualified) -> String {
+    format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT")
+}
+
 /// How long a question may take that can wait until it is the table's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {

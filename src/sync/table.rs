@@ -100,7 +100,7 @@ impl TableSync<'_> {
             log: self.log,
             table: &self.rule.name,
             progress,
-            many: true,
+            many: false,
         }
     }
 

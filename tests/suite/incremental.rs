@@ -1,6 +1,6 @@
 //! What changed, and nothing else, is merged.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::case::{Case, Run, by, with};
 
@@ -70,38 +70,100 @@ fn each_row_may_be_a_part_of_its_own_in_either_format() {
     }
 }
 
-#[test]
-fn a_backup_of_the_destination_keeps_no_sync_waiting() {
-    let mut case = Case::new(
+/// A table whose rows are of a kilobyte, and which was synced.
+fn wide(rule: &Value) -> Case {
+    let case = Case::new(
         "CREATE TABLE t (id int PRIMARY KEY, note text, at int); INSERT INTO t VALUES (1, 'a', 1)",
-        &json!([by("t", "at")]),
+        &json!([with(by("t", "at"), rule)]),
     );
     case.sync();
-    let change = |case: &mut Case, rows: u32| {
-        case.at_source(&format!(
-            "INSERT INTO t SELECT n, repeat('x', 1000), n FROM
-             generate_series((SELECT max(id) + 1 FROM t), (SELECT max(id) + {rows} FROM t)) n"
-        ));
-        let run = case.run(&["-v", "sync"]);
-        run.expect(0).says(&format!("incremental sync done: {rows} rows"));
-        case.assert_equal("public.t");
-        case.assert_nothing_left();
-        let idle = case.run(&["-v", "sync"]);
-        idle.expect(0).says("incremental sync done: 0 rows");
-        assert!(!idle.stdout.contains("destination: "), "{}", idle.stdout);
-        run.stdout.matches("TRUNCATE").count()
-    };
-    let kept = "SELECT pg_relation_size('t_stg')::int / 100000";
+    case
+}
+
+/// Adds rows, syncs them, and returns how often the staging table was truncated. The sync after it
+/// writes nothing.
+fn staged(case: &mut Case, rows: u32, arguments: &[&str]) -> usize {
+    case.at_source(&format!(
+        "INSERT INTO t SELECT n, repeat('x', 1000), n FROM
+         generate_series((SELECT max(id) + 1 FROM t), (SELECT max(id) + {rows} FROM t)) n"
+    ));
+    let run = case.run(&[&["-v", "sync"], arguments].concat());
+    run.expect(0).says(&format!("incremental sync done: {rows} row"));
+    case.assert_equal("public.t");
+    case.assert_nothing_left();
+    let idle = case.run(&["-v", "sync"]);
+    idle.expect(0).says("incremental sync done: 0 rows");
+    for writing in ["DELETE", "TRUNCATE", "COPY \"", "COMMIT"] {
+        assert!(!idle.stdout.contains(&format!("destination: {writing}")), "{}", idle.stdout);
+    }
+    run.stdout.matches("TRUNCATE").count()
+}
+
+/// How many times 100 kB the staging table takes up, its TOAST table included.
+const STAGING_SIZE: &str = "SELECT pg_total_relation_size('t_stg')::int / 100000";
+
+#[test]
+fn a_backup_of_the_destination_keeps_no_sync_waiting() {
+    let mut case = wide(&json!({}));
     let mut backup = case.destination_superuser();
     backup.batch_execute("BEGIN; LOCK TABLE t, t_stg IN ACCESS SHARE MODE").expect("a backup");
-    assert_eq!(change(&mut case, 2), 0);
-    assert_eq!(change(&mut case, 2000), 0);
-    assert_ne!(case.ask(kept), ["0"]);
+    assert_eq!(staged(&mut case, 2, &[]), 0);
+    assert_eq!(staged(&mut case, 2000, &[]), 0);
+    assert_ne!(case.ask(STAGING_SIZE), ["0"]);
     backup.batch_execute("COMMIT").expect("its end");
-    assert_eq!(change(&mut case, 2), 1, "what many rows have left");
-    assert_eq!(case.ask(kept), ["0"]);
-    assert!(change(&mut case, 2000) >= 1);
-    assert_eq!(case.ask(kept), ["0"]);
+    assert_eq!(staged(&mut case, 2, &[]), 1, "what many rows have left");
+    assert_eq!(case.ask(STAGING_SIZE), ["0"]);
+    assert!(staged(&mut case, 2000, &[]) >= 1);
+    assert_eq!(case.ask(STAGING_SIZE), ["0"]);
+}
+
+#[test]
+fn what_few_rows_leave_in_the_staging_table_does_not_grow() {
+    for rule in [json!({}), json!({"deletes": "remove"})] {
+        let mut case = wide(&rule);
+        assert_eq!(staged(&mut case, 200, &[]), 0);
+        assert_eq!(staged(&mut case, 200, &[]), 0);
+        assert_eq!(staged(&mut case, 200, &[]), 1);
+        assert!(case.ask(STAGING_SIZE)[0].parse::<u32>().unwrap() < 6);
+        // A value that is kept in the TOAST table counts where it is.
+        for _ in 0..4 {
+            case.at_source(
+                "UPDATE t SET at = (SELECT max(at) FROM t), note = (SELECT string_agg(
+                 md5(random()::text), '') FROM generate_series(1, 3000)) WHERE id = 1",
+            );
+            case.sync().says("incremental sync done: 1 row");
+        }
+        assert_eq!(staged(&mut case, 1, &[]), 1);
+        assert_eq!(case.ask(STAGING_SIZE), ["0"]);
+        // A new copy brings few rows and finds much.
+        staged(&mut case, 200, &[]);
+        staged(&mut case, 200, &[]);
+        case.at_source("DELETE FROM t WHERE id > 1");
+        case.run(&["sync", "--full-refresh"]).expect(0);
+        assert_eq!(case.ask(STAGING_SIZE), ["0"]);
+    }
+}
+
+#[test]
+fn many_parts_are_staged_in_the_same_file() {
+    let mut case = wide(&json!({}));
+    let file = "SELECT pg_relation_filenode('t_stg')::text";
+    let first: u32 = case.ask(file)[0].parse().unwrap();
+    assert!(staged(&mut case, 50, &["--row-by-row"]) >= 50);
+    let last: u32 = case.ask(file)[0].parse().unwrap();
+    assert!(last - first < 20, "one more file a part: {first} and {last}");
+}
+
+#[test]
+fn a_staging_table_that_has_lost_its_comment_is_marked_again() {
+    let mut case = wide(&json!({}));
+    case.at_destination("COMMENT ON TABLE t_stg IS NULL");
+    case.sync();
+    staged(&mut case, 2, &[]);
+    case.at_destination("DELETE FROM _sync_state");
+    std::fs::remove_dir_all(case.path().join("sync-state")).unwrap();
+    case.sync().says("initial");
+    case.assert_equal("public.t");
 }
 
 #[test]

@@ -176,11 +176,15 @@ fn shown(plan: &Plan) -> String {
     let mut lines = vec![format!("{} sync: {}", plan.sync_type.name(), plan.reason)];
     lines.extend(plan.notes.clone());
     let step = |step: &plan::Step| {
-        let many = step.of_many.iter().map(|sql| format!("\nof many rows\n{sql}"));
-        let sql = step.sql.clone() + &many.collect::<String>();
+        let shortcut = step
+            .shortcut
+            .iter()
+            .map(|shortcut| format!("\nof many rows\n{};\n{}", shortcut.lock, shortcut.sql));
+        let sql = step.sql.clone() + &shortcut.collect::<String>();
         format!("{}: {} [{:?}]\n{sql}", step.on, step.purpose, step.result)
     };
     lines.extend(plan.before.iter().map(step));
+    lines.extend(plan.load.iter().flat_map(|load| &load.first).map(step));
     lines.extend(plan.load.iter().flat_map(way));
     lines.extend(plan.after.iter().map(step));
     if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {

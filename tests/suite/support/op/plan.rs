@@ -83,7 +83,7 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
         if sql.starts_with("pg_dump ") {
             continue;
         }
-        let wanted = without_numbers(&format!("{on}: {sql}"));
+        let wanted = row_by_row(&without_numbers(&format!("{on}: {sql}")));
         match ran.iter().position(|said| *said == wanted) {
             Some(at) => matched.push(ran.remove(at)),
             // What both sides find out may end the sync early.
@@ -106,8 +106,8 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
 
 /// What empties a table of many rows at once does what was planned row by row.
 fn row_by_row(said: &str) -> String {
-    match said.split_once(" IN ACCESS EXCLUSIVE MODE NOWAIT;\nTRUNCATE ") {
-        Some((_, table)) => format!("destination: DELETE FROM {table}"),
+    match said.strip_prefix("destination: TRUNCATE ") {
+        Some(table) => format!("destination: DELETE FROM {table}"),
         None => said.to_owned(),
     }
 }
