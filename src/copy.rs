@@ -38,7 +38,7 @@ const BINARY_TRAILER: &[u8] = b"\xff\xff";
 
 static ROW_BY_ROW: OnceLock<()> = OnceLock::new();
 
-/// Has this process write each row as a part of its own, for the tests.
+/// Has this process write each row as a part of its own, and take it for many, for the tests.
 pub fn row_by_row() {
     // A second choice would be one too many, and changes nothing.
     let _ = ROW_BY_ROW.set(());
