@@ -184,7 +184,6 @@ impl World {
         let run = self.start(arguments).end(self)?;
         self.wait_until_alone()?;
         let all = !arguments.contains(&"--table");
-        self.staged &= run.code != Some(0) || !all;
         self.judge_run(&run, &before, Disturbance::None)?;
         let well = outcomes(&run).iter().filter(|o| !o.failed && !o.skipped).count();
         let expected = if all { self.tables.len() } else { 1 };
@@ -409,6 +408,7 @@ impl World {
         );
         let mut expected: Vec<String> = self.tables.iter().map(|t| t.destination.clone()).collect();
         expected.push("_sync_state".to_owned());
+        let mut staged = false;
         for name in judge::column(&mut self.destination, &relations) {
             let staging = name.ends_with("_stg");
             if !staging && !expected.contains(&name) {
@@ -418,10 +418,14 @@ impl World {
                 );
             }
             let count = format!("SELECT count(*) FROM {}", self.qualified(&name));
-            if staging && !self.staged && judge::column(&mut self.destination, &count) != ["0"] {
-                return broken(Property::NothingLeft, format!("rows are left in `{name}`"));
+            if staging && judge::column(&mut self.destination, &count) != ["0"] {
+                if !self.staged {
+                    return broken(Property::NothingLeft, format!("rows are left in `{name}`"));
+                }
+                staged = true;
             }
         }
+        self.staged = staged;
         let indexes = format!(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = {schema} AND c.relkind = 'i' AND c.relname LIKE '\\_new\\_%'"

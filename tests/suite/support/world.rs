@@ -104,7 +104,7 @@ pub struct World {
     /// The story so far, told for a person.
     pub told: Vec<String>,
     pub labels: Vec<String>,
-    /// Whether people have put rows into staging tables.
+    /// Whether people have put rows into staging tables, which stay until rows come.
     pub staged: bool,
     /// Whether the source may hold other rows than when it was last looked at.
     pub unseen: bool,
