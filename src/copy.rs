@@ -19,7 +19,7 @@ use crate::sql::copy::Format;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How many are handed over to a writer that has nothing to do.
-const FEW_BYTES: usize = 16 * 1024;
+const FEW_BYTES: usize = 64 * 1024;
 
 /// How many chunks may wait between reader and writer.
 const CHUNKS_WAITING: usize = 4;
@@ -292,7 +292,7 @@ mod tests {
     fn there_are_few_parts_however_many_rows_there_are() {
         let mut parts = Parts::default();
         let mut ended = 0;
-        // 4 GB in chunks of 16 KiB, by a reader that is slower each time.
+        // 16 GB in chunks of 64 KiB, by a reader that is slower each time.
         parts.begin(0);
         for _ in 0..250_000 {
             if parts.take(FEW_BYTES, 0) {
