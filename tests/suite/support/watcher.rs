@@ -17,7 +17,7 @@ pub struct Watcher {
     /// A session whose snapshot is older than the sync.
     old: Client,
     before: Vec<String>,
-    columns: Vec<String>,
+    shapes: Vec<[String; 2]>,
     seen: JoinHandle<Vec<BTreeSet<String>>>,
 }
 
@@ -31,8 +31,8 @@ impl Watcher {
         old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").expect("a snapshot");
         let mut session = destination.connect(DATABASE);
         let before = questions.iter().map(|question| look(&mut session, question)).collect();
-        let columns = world.tables.iter().map(|t| columns(&mut session, world, &t.destination));
-        let columns = columns.collect();
+        let shapes = world.tables.iter().map(|t| shape(&mut session, world, &t.destination));
+        let shapes = shapes.collect();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let seen = std::thread::spawn(move || {
@@ -45,7 +45,7 @@ impl Watcher {
             }
             seen
         });
-        Self { stop, old, before, columns, seen }
+        Self { stop, old, before, shapes, seen }
     }
 
     /// Looks a last time and compares.
@@ -62,8 +62,9 @@ impl Watcher {
             self.old.batch_execute("ROLLBACK TO look").expect("the savepoint");
             let strange = |state: &&String| **state != self.before[at] && **state != after;
             // Old rows are shown with new columns where those were changed in place.
-            let same = self.columns[at] == columns(&mut session, world, &table.destination);
-            let old = same.then_some(&old);
+            let [relation, columns] = shape(&mut session, world, &table.destination);
+            let in_place = self.shapes[at][0] == relation && self.shapes[at][1] != columns;
+            let old = (!in_place).then_some(&old);
             if let Some(state) = seen[at].iter().chain(old).find(strange) {
                 return broken(
                     Property::Readers,
@@ -85,14 +86,14 @@ fn question(world: &World, table: &str) -> String {
     )
 }
 
-/// A table and its columns; a new table under the same name is another.
-fn columns(session: &mut Client, world: &World, table: &str) -> String {
-    let question = format!(
-        "SELECT concat(attrelid, array_agg(attname ORDER BY attnum)) FROM pg_attribute \
-         WHERE attrelid = to_regclass('{}') AND attnum > 0 AND NOT attisdropped GROUP BY attrelid",
-        world.qualified(table).replace('\'', "''")
+/// Which relation a table is, and its columns.
+fn shape(session: &mut Client, world: &World, table: &str) -> [String; 2] {
+    let relation = format!("to_regclass('{}')::oid", world.qualified(table).replace('\'', "''"));
+    let columns = format!(
+        "SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute \
+         WHERE attrelid = {relation} AND attnum > 0 AND NOT attisdropped"
     );
-    look(session, &question)
+    [look(session, &format!("SELECT {relation}")), look(session, &columns)]
 }
 
 /// A table's state, or why it has none.
