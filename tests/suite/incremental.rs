@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, Run, by, with};
+use crate::support::case::{Case, Run, by, create_roles, with};
+use crate::support::server::Servers;
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, note text, updated_at timestamptz);
@@ -70,9 +71,17 @@ fn each_row_may_be_a_part_of_its_own_in_either_format() {
     }
 }
 
+/// Servers on which nobody else is at work, whose transactions would have rows read once more.
+fn alone() -> Servers {
+    let servers = Servers::start();
+    create_roles(&servers);
+    servers
+}
+
 /// A table whose rows are of a kilobyte, and which was synced.
-fn wide(rule: &Value) -> Case {
-    let case = Case::new(
+fn wide(servers: &Servers, rule: &Value) -> Case {
+    let case = Case::on(
+        servers,
         "CREATE TABLE t (id int PRIMARY KEY, note text, at int); INSERT INTO t VALUES (1, 'a', 1)",
         &json!([with(by("t", "at"), rule)]),
     );
@@ -104,7 +113,8 @@ const STAGING_SIZE: &str = "SELECT pg_total_relation_size('t_stg')::int / 100000
 
 #[test]
 fn a_backup_of_the_destination_keeps_no_sync_waiting() {
-    let mut case = wide(&json!({}));
+    let servers = alone();
+    let mut case = wide(&servers, &json!({}));
     let mut backup = case.destination_superuser();
     backup.batch_execute("BEGIN; LOCK TABLE t, t_stg IN ACCESS SHARE MODE").expect("a backup");
     assert_eq!(staged(&mut case, 2, &[]), 0);
@@ -119,8 +129,9 @@ fn a_backup_of_the_destination_keeps_no_sync_waiting() {
 
 #[test]
 fn what_few_rows_leave_in_the_staging_table_does_not_grow() {
+    let servers = alone();
     for rule in [json!({}), json!({"deletes": "remove"})] {
-        let mut case = wide(&rule);
+        let mut case = wide(&servers, &rule);
         assert_eq!(staged(&mut case, 200, &[]), 0);
         assert_eq!(staged(&mut case, 200, &[]), 0);
         assert_eq!(staged(&mut case, 200, &[]), 1);
@@ -146,7 +157,8 @@ fn what_few_rows_leave_in_the_staging_table_does_not_grow() {
 
 #[test]
 fn many_parts_are_staged_in_the_same_file() {
-    let mut case = wide(&json!({}));
+    let servers = alone();
+    let mut case = wide(&servers, &json!({}));
     let file = "SELECT pg_relation_filenode('t_stg')::text";
     let first: u32 = case.ask(file)[0].parse().unwrap();
     assert!(staged(&mut case, 50, &["--row-by-row"]) >= 50);
@@ -156,7 +168,8 @@ fn many_parts_are_staged_in_the_same_file() {
 
 #[test]
 fn a_staging_table_that_has_lost_its_comment_is_marked_again() {
-    let mut case = wide(&json!({}));
+    let servers = alone();
+    let mut case = wide(&servers, &json!({}));
     case.at_destination("COMMENT ON TABLE t_stg IS NULL");
     case.sync();
     staged(&mut case, 2, &[]);
