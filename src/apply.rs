@@ -239,14 +239,23 @@ fn perform(
 
 /// Takes a step's shortcut, unless somebody else's lock is in the way.
 fn at_once(session: &mut Session, step: &Step, shortcut: &Shortcut) -> Result<bool> {
+    if attempt(session, &step.purpose, &shortcut.lock)?.is_some() {
+        return Ok(false);
+    }
     // Outside of the savepoint a second TRUNCATE finds the files that the first has made.
-    let attempt = [session::SAVEPOINT, &shortcut.lock, session::RELEASE_SAVEPOINT, &shortcut.sql];
-    match session.run(&step.purpose, &attempt.join(";\n")) {
+    session.run(&step.purpose, &shortcut.sql).map(|_| true)
+}
+
+/// Runs what may meet somebody else's lock. Where it does, returns the error, and nothing of it
+/// remains.
+fn attempt(session: &mut Session, purpose: &str, sql: &str) -> Result<Option<Error>> {
+    let attempt = [session::SAVEPOINT, sql, session::RELEASE_SAVEPOINT].join(";\n");
+    match session.run(purpose, &attempt) {
         Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => {
             session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
-            Ok(false)
+            Ok(Some(error))
         }
-        done => done.map(|_| true),
+        done => done.map(|_| None),
     }
 }
 
@@ -279,26 +288,17 @@ fn counterexample(step: &Step, example: &[Option<String>]) -> Error {
 fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<()> {
     let started = Instant::now();
     let mut told = false;
-    loop {
-        session.run("set a savepoint", session::SAVEPOINT)?;
-        let error = match session.run(&step.purpose, &step.sql) {
-            Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => error,
-            Err(error) => return Err(error),
-            Ok(_) => {
-                session.run("release the savepoint", session::RELEASE_SAVEPOINT)?;
-                return Ok(());
-            }
-        };
+    while let Some(error) = attempt(session, &step.purpose, &step.sql)? {
         if started.elapsed() > LONGEST_WAIT {
             return Err(error);
         }
-        session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
         if !told {
             log.info(Some(table), &format!("waiting for others to {}", step.purpose));
             told = true;
         }
         session.interrupt().sleep(PAUSE)?;
     }
+    Ok(())
 }
 
 /// The SQLSTATE of a lock that could not be had in time.

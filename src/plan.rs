@@ -299,12 +299,6 @@ pub struct Shortcut {
     pub of_few: bool,
 }
 
-impl Shortcut {
-    fn of_few(self) -> Self {
-        Self { of_few: true, ..self }
-    }
-}
-
 /// What a step's result means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

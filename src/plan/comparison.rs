@@ -280,7 +280,7 @@ pub fn reconcile(situation: &Situation, comparison: Comparison, extra: Deletes) 
     let (rule, shape) = (situation.rule, situation.shape);
     let staging = situation.staging_name();
     let mut merge = super::incremental::merge_steps(situation);
-    merge.push(super::incremental::empty_staging(situation));
+    merge.push(super::incremental::empty_staging(situation, false));
     let mending = Mending {
         extra,
         doubled: false,

@@ -114,21 +114,22 @@ fn read_and_merge(
 fn merge_and_empty(situation: &Situation) -> Vec<Step> {
     let mut steps = merge_steps(situation);
     if !planted(Fault::StagingKept) {
-        steps.push(empty_staging(situation));
+        steps.push(empty_staging(situation, false));
     }
     steps
 }
 
 /// Empties the staging table. A TRUNCATE makes new files and looks through all of `shared_buffers`
 /// for the old ones, which takes longer than the deletion of some thousand rows, and it would wait
-/// for whoever is reading the table: a backup reads them all, for hours.
-pub(super) fn empty_staging(situation: &Situation) -> Step {
+/// for whoever is reading the table: a backup reads them all, for hours. `of_few` tries it for few rows
+/// as well.
+pub(super) fn empty_staging(situation: &Situation, of_few: bool) -> Step {
     let name = situation.staging_name();
     let (lock, sql) = (session::lock_at_once(&name), ddl::truncate(&name));
     Step::destination("empty the staging table", ddl::delete_all(&name)).shortcut(Shortcut {
         lock,
         sql,
-        of_few: false,
+        of_few,
     })
 }
 
@@ -279,11 +280,10 @@ const MOST_KEPT_BYTES: u64 = 256 << 10;
 /// Sees to it that a staging table that fits is empty, and its file small.
 pub(super) fn leftovers(situation: &Situation) -> Option<Step> {
     let staging = situation.staging.filter(|staging| fits(staging, &situation.shape.columns))?;
-    let empty = empty_staging(situation);
     match staging.bytes {
         0 => None,
-        1..=MOST_KEPT_BYTES => Some(Step { shortcut: None, ..empty }),
-        _ => Some(Step { shortcut: empty.shortcut.map(Shortcut::of_few), ..empty }),
+        1..=MOST_KEPT_BYTES => Some(Step { shortcut: None, ..empty_staging(situation, false) }),
+        _ => Some(empty_staging(situation, true)),
     }
 }
 

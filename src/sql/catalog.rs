@@ -201,15 +201,20 @@ WHERE n.nspname = {} AND c.relname = {}",
     )
 }
 
+/// Object identifiers as an array.
+fn oids(list: &[u32]) -> String {
+    let list: Vec<String> = list.iter().map(u32::to_string).collect();
+    format!("'{{{}}}'::oid[]", list.join(","))
+}
+
 /// What the values of types of a user's are made of, at any depth: the types of attributes, and the
 /// labels of enums, inside of another type behind [`LABEL`]. One row a type that is made of something.
 #[must_use]
 pub fn parts(types: &[u32]) -> String {
-    let types: Vec<String> = types.iter().map(u32::to_string).collect();
     format!(
         "\
 WITH RECURSIVE made_of (whole, oid, path) AS (
-  SELECT oid, oid, ARRAY[]::integer[] FROM unnest('{{{}}}'::oid[]) AS asked (oid)
+  SELECT oid, oid, ARRAY[]::integer[] FROM unnest({}) AS asked (oid)
   UNION ALL
   SELECT made_of.whole, part.oid, made_of.path || part.number
   FROM made_of CROSS JOIN LATERAL (
@@ -237,7 +242,7 @@ FROM made_of CROSS JOIN LATERAL (
   OFFSET 0) AS part (named, place)
 WHERE made_of.oid >= {FIRST_USER_OID}
 GROUP BY made_of.whole",
-        types.join(",")
+        oids(types)
     )
 }
 
@@ -245,18 +250,17 @@ GROUP BY made_of.whole",
 /// table that has some.
 #[must_use]
 pub fn nullable_in_children(parents: &[u32], version: u32) -> String {
-    let parents: Vec<String> = parents.iter().map(u32::to_string).collect();
     format!(
         "\
 WITH RECURSIVE tree (parent, oid) AS (
-  SELECT oid, oid FROM unnest('{{{}}}'::oid[]) AS asked (oid)
+  SELECT oid, oid FROM unnest({}) AS asked (oid)
   UNION
   SELECT tree.parent, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
 SELECT json_build_object('oid', tree.parent::bigint, 'columns', json_agg(DISTINCT a.attname))
 FROM tree JOIN pg_attribute a ON a.attrelid = tree.oid
 WHERE a.attnum > 0 AND NOT a.attisdropped AND NOT ({})
 GROUP BY tree.parent",
-        parents.join(","),
+        oids(parents),
         not_null(version)
     )
 }

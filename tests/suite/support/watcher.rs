@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use postgres::{Client, SimpleQueryMessage};
 
+use super::judge;
 use super::park::DATABASE;
 use super::world::{Failure, Property, World, broken};
 
@@ -88,7 +89,7 @@ fn question(world: &World, table: &str) -> String {
 
 /// Which relation a table is, and its columns.
 fn shape(session: &mut Client, world: &World, table: &str) -> [String; 2] {
-    let relation = format!("to_regclass('{}')::oid", world.qualified(table).replace('\'', "''"));
+    let relation = format!("to_regclass({})::oid", judge::literal(&world.qualified(table)));
     let columns = format!(
         "SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute \
          WHERE attrelid = {relation} AND attnum > 0 AND NOT attisdropped"
