@@ -352,6 +352,9 @@ impl World {
         if !replaced && before.oid != after.oid {
             return broken(Property::Untouched, "the table is gone");
         }
+        if !replaced && table.evolves && table.origin.outdated_by(&origin) {
+            table.ledger.accept_other_columns(&before.rows, &after.rows);
+        }
         if !replaced && !done {
             let untouched = before.rows == after.rows;
             if !untouched && disturbance == Disturbance::None {
@@ -365,11 +368,7 @@ impl World {
             }
             return Ok(());
         }
-        let followed = !replaced && table.evolves && table.origin.outdated_by(&origin);
         (table.copying, table.origin) = (Copying::Uncalledfor, origin);
-        if followed {
-            table.ledger.accept_other_columns(&before.rows, &after.rows);
-        }
         if !replaced {
             let reconciles = table.reconciles(reconcile_asked);
             let quiet = disturbance != Disturbance::Writers;
