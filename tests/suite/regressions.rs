@@ -170,3 +170,19 @@ fn an_old_snapshot_shows_rows_without_a_column_that_was_dropped_in_place() {
         ],
     });
 }
+
+#[test]
+fn a_deleted_row_has_the_new_column_after_a_crash_as_well() {
+    replay(&Story {
+        majors: (15, 15),
+        settle: "0s",
+        tables: vec![2123],
+        steps: vec![
+            ("insert", 1),
+            ("sync_verify", 2),
+            ("delete", 3),
+            ("add_column", 2697),
+            ("sync_with_a_crash", 7677),
+        ],
+    });
+}
