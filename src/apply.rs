@@ -214,6 +214,7 @@ fn perform(
     let with_hint = |error: Error| match (&step.hint, error.sqlstate.as_deref()) {
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
         (_, Some("54000")) => error,
+        (Some(_), Some("42501")) => error.hint(NOT_OURS),
         (Some(hint), _) => error.hint(hint),
         (None, Some("23505" | "23P01")) if step.result == Outcome::RowsMerged => {
             error.hint(ONE_BY_ONE)
@@ -263,6 +264,10 @@ fn attempt(session: &mut Session, purpose: &str, sql: &str) -> Result<Option<Err
 const ONE_BY_ONE: &str = "somebody made that constraint at the destination, and it looks at row \
     after row while they change places: drop it, or make it a constraint that is DEFERRABLE \
     INITIALLY DEFERRED";
+
+/// What helps where a new copy meets what is not ours.
+const NOT_OURS: &str = "what the server speaks of belongs to another role: grant that role, and USAGE \
+    on its schema, to the destination's user; a view may also be dropped, and made again after the sync";
 
 /// A query that the source does not understand, or that breaks off at a value, has the user's own
 /// condition to thank for it.

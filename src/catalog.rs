@@ -139,6 +139,11 @@ pub fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {
             .hint("check SOURCE_SCHEMA"));
     }
     let tables: Vec<&str> = rows.iter().filter_map(|row| row[0].as_deref()).collect();
+    if tables.contains(&name.name.as_str()) {
+        return Ok(Error::table(format!("cannot look at `{}` at the source", name.plain()))
+            .because("somebody dropped it at this moment, and has made it anew")
+            .passing());
+    }
     let error = Error::table(format!(
         "there is no table `{}` in schema `{}` at the source",
         name.name, name.schema
@@ -182,11 +187,12 @@ pub fn dependents(session: &mut Session, table: &Qualified) -> Result<Option<Dep
     Ok(documents(session, "read what depends on the table", &sql)?.pop())
 }
 
-/// Whether the destination's schema and the table of receipts exist.
-pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result<(bool, bool)> {
+/// Whether the destination's schema and the table of receipts exist, and whether that has all its
+/// columns.
+pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result<[bool; 3]> {
     let rows = session.rows("read the catalog", &catalog::destination_schema(receipts))?;
     let is = |column: usize| rows.first().is_some_and(|row| row[column].as_deref() == Some("t"));
-    Ok((is(0), is(1)))
+    Ok([is(0), is(1), is(2)])
 }
 
 /// The answer to a question that the server keeps.
@@ -213,8 +219,9 @@ pub(crate) fn documents<T: DeserializeOwned>(
 ) -> Result<Vec<T>> {
     let rows = session.rows(purpose, sql)?;
     rows.iter()
-        .map(|row| {
-            let document = row.first().and_then(Option::as_deref).unwrap_or_default();
+        // What somebody has dropped since the statement began has none.
+        .filter_map(|row| row.first()?.as_deref())
+        .map(|document| {
             serde_json::from_str(document).map_err(|error| {
                 Error::bug(format!("the catalog of the {} reads strangely", session.side()))
                     .caused_by(&error)

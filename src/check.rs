@@ -211,6 +211,17 @@ impl Tables<'_> {
                 self.checkup.add(Finding::error(About::Side(Side::Destination), error.hint(hint)));
             }
         }
+        let sql = sql::inspect::views_of_others(into, &own);
+        for row in self.destination.rows("look for views of others", &sql)? {
+            if let [Some(name), Some(view), Some(owner)] = &row[..] {
+                let said = format!(
+                    "the view `{view}` on `{into}.{name}` belongs to `{owner}`, so no new copy can keep it"
+                );
+                let hint = format!("grant `{owner}` to the destination's user, or drop the view");
+                let about = About::Side(Side::Destination);
+                self.checkup.add(Finding::warning(about, &said, hint));
+            }
+        }
         for rule in &pipeline.rules {
             interrupt.check()?;
             let name = Qualified::new(from, &rule.name);

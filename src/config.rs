@@ -133,12 +133,15 @@ fn is_socket(host: &str) -> bool {
     host.starts_with('/')
 }
 
+/// The word for the operating system's own trusted certificates in the place of a file's name.
+pub const SYSTEM: &str = "system";
+
 /// TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// `sslmode`.
     pub mode: TlsMode,
-    /// A file of trusted certificates, or `system`.
+    /// A file of trusted certificates, or [`SYSTEM`].
     pub root_certificate: Option<String>,
     /// The client's certificate.
     pub certificate: Option<String>,
@@ -275,7 +278,8 @@ pub(crate) fn rules_for_tests(text: &str) -> Vec<Rule> {
 /// Fails with every mistake found in what concerns the source.
 pub fn load_source(directory: &Path, environment: &BTreeMap<String, String>) -> Result<Endpoint> {
     let mut mistakes = Vec::new();
-    match settings::source(&given(directory, environment, &mut mistakes), &mut mistakes) {
+    let variables = given(directory, environment, &mut mistakes);
+    match settings::source(directory, &variables, &mut mistakes) {
         Some(source) if mistakes.is_empty() => Ok(source),
         _ => Err(all_mistakes(mistakes)),
     }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Endpoint, Pipeline};
+use crate::config::{Endpoint, Pipeline, Side};
 use crate::crash;
 use crate::db::{Server, Session};
 use crate::error::{Error, Kind, Result};
@@ -22,27 +22,37 @@ pub struct Connections<'a> {
     interrupt: &'a Interrupt,
     source: Option<Session>,
     destination: Option<Session>,
+    /// Sessions whose servers may not know yet that they are over.
+    lost: Vec<(Side, Server)>,
 }
 
 impl<'a> Connections<'a> {
     /// None yet.
     #[must_use]
     pub fn new(pipeline: &'a Pipeline, interrupt: &'a Interrupt) -> Self {
-        Self { pipeline, interrupt, source: None, destination: None }
+        Self { pipeline, interrupt, source: None, destination: None, lost: Vec::new() }
     }
 
     /// The source's session and the destination's.
     pub fn both(&mut self) -> Result<(&mut Session, &mut Session)> {
-        let Self { pipeline, interrupt, source, destination } = self;
+        let Self { pipeline, interrupt, source, destination, lost } = self;
         let gone = |slot: &Option<Session>| slot.as_ref().is_none_or(Session::is_closed);
-        if gone(source) && gone(destination) {
-            return side_by_side(
+        let (source, destination) = if gone(source) && gone(destination) {
+            side_by_side(
                 || alive(source, &pipeline.source, interrupt),
                 || alive(destination, &pipeline.destination, interrupt),
-            );
+            )?
+        } else {
+            let source = alive(source, &pipeline.source, interrupt)?;
+            (source, alive(destination, &pipeline.destination, interrupt)?)
+        };
+        for (side, server) in lost.drain(..) {
+            match side {
+                Side::Source => source.end(&server)?,
+                Side::Destination => destination.end(&server)?,
+            }
         }
-        let source = alive(source, &pipeline.source, interrupt)?;
-        Ok((source, alive(destination, &pipeline.destination, interrupt)?))
+        Ok((source, destination))
     }
 
     /// Ends both sessions; locks, transactions and half-read results end with them.
@@ -65,6 +75,11 @@ impl<'a> Connections<'a> {
                 Err(error) if error.kind != Kind::Locked => error,
                 done => return done,
             };
+            if error.kind == Kind::Unreachable {
+                let sessions = [&self.source, &self.destination].into_iter().flatten();
+                self.lost =
+                    sessions.map(|session| (session.side(), session.server.clone())).collect();
+            }
             self.drop_both();
             let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
             let seconds = pause.as_secs();

@@ -97,6 +97,7 @@ impl Outgoing<'_> {
             let whole = self.buffer.iter().rposition(|&byte| byte == b'\n').unwrap_or_default();
             let before = self.buffer[..whole].iter().rposition(|&byte| byte == b'\n');
             self.buffer.truncate(before.map_or(0, |at| at + 1));
+            self.rows = self.rows.saturating_sub(1);
         }
         self.flush()?;
         self.send(Message::End)
@@ -249,7 +250,7 @@ pub fn write(
     let mut header = binary.then_some(BINARY_HEADER);
     let mut trailer = binary.then_some(BINARY_TRAILER);
     incoming.parts.begin(incoming.waiting.load(Ordering::Relaxed));
-    let (mut over, mut more, mut all) = (false, true, 0);
+    let (mut over, mut more, mut all, mut sent) = (false, true, 0, 0);
     let rows = destination.copy_in("write the rows", sql, || {
         interrupt.check()?;
         if let Some(header) = header.take() {
@@ -260,6 +261,7 @@ pub fn write(
                 let waiting = incoming.waiting.load(Ordering::Relaxed);
                 over = incoming.parts.take(bytes.len(), waiting) && in_parts;
                 progress(rows, bytes.len());
+                sent += rows;
                 all += bytes.len();
                 return Ok(Some(bytes));
             }
@@ -267,6 +269,12 @@ pub fn write(
         }
         Ok(trailer.take().map(<[u8]>::to_vec))
     })?;
+    if rows < sent {
+        return Err(Error::table(format!(
+            "the destination took {rows} of {sent} rows and said nothing of the others"
+        ))
+        .hint("look for a trigger that somebody made on the staging table, and drop it"));
+    }
     Ok(Part { rows, bytes: all, more })
 }
 

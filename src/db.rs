@@ -15,7 +15,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use crate::config::{Endpoint, Side, TlsMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::{Interrupt, Registration};
 use crate::sql::catalog::Question;
 use crate::sql::session::Patience;
@@ -43,6 +43,12 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long sent bytes may stay unacknowledged.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How far apart two clocks may be that have measured the same.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
+
+/// How long a pooler may take to find a second process.
+const POOLER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a request to cancel may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +78,11 @@ pub struct Server {
     pub timeline: Option<String>,
     /// The server process of this session.
     pub process: i32,
+    /// How long that process had been there, in seconds.
+    #[serde(default)]
+    pub process_seconds: Option<f64>,
+    /// When it was there, by the server's clock.
+    pub met_at: String,
 }
 
 impl Server {
@@ -107,6 +118,7 @@ impl Session {
     /// Connects and pins every setting that changes how values are written or read.
     pub fn connect(endpoint: &Endpoint, interrupt: &Interrupt) -> Result<Self> {
         interrupt.check()?;
+        let began = Instant::now();
         let connector = tls::connector(endpoint)?;
         let configuration = configuration(endpoint);
         let runtime = runtime()?;
@@ -139,6 +151,12 @@ impl Session {
             server: Server::default(),
         };
         session.greet()?;
+        // A process that is older than the connection has worked for somebody else before.
+        let old = Duration::try_from_secs_f64(session.server.process_seconds.unwrap_or_default());
+        if old.is_ok_and(|old| old > began.elapsed() + CLOCKS_DIFFER) && session.is_shared()? {
+            let _ = session.run("reset the session", session::RESET);
+            return Err(shared(endpoint));
+        }
         Ok(session)
     }
 
@@ -166,6 +184,39 @@ impl Session {
                 self.server.version / 10_000
             ))
             .hint("upgrade it; PostgreSQL 13 and later are supported"));
+        }
+        Ok(())
+    }
+
+    /// Whether a pooler gives the process that works for us to others between two transactions.
+    fn is_shared(&mut self) -> Result<bool> {
+        let Self { runtime, watch, .. } = self;
+        let another = async {
+            let client = open(&watch.configuration, &watch.connector).await?;
+            let said = client.simple_query(session::PROCESS_OF_OUR_OWN).await?;
+            Ok::<_, tokio_postgres::Error>((client, said))
+        };
+        let other = runtime.block_on(async { timeout(POOLER_TIMEOUT, another).await });
+        // Who does not get another session shares none with it.
+        let Ok(Ok((_working, said))) = other else { return Ok(false) };
+        let theirs = by_statement(said).concat().pop().and_then(|mut row| row.pop()).flatten();
+        let ours = self.value("ask which process works for us", session::PROCESS)?;
+        Ok(ours == theirs || ours != Some(self.server.process.to_string()))
+    }
+
+    /// Ends a session of ours that was lost without a word, which its server may not have noticed: it
+    /// would keep its locks and its snapshot until then.
+    pub fn end(&mut self, lost: &Server) -> Result<()> {
+        let name = if self.side == Side::Source { READER } else { WRITER };
+        let question = session::end_lost(lost.process, &lost.met_at, name);
+        for pause in ENDING {
+            match self.rows("end the lost session", &question) {
+                Ok(there) if there.is_empty() => break,
+                // Where it may not be told to end, its lock says the rest.
+                Err(error) if error.kind == Kind::Table => break,
+                told => told.map(drop)?,
+            }
+            self.interrupt.sleep(pause)?;
         }
         Ok(())
     }
@@ -353,6 +404,15 @@ impl Session {
     }
 }
 
+/// How long to wait for the end of a session that was told to end.
+const ENDING: [Duration; 5] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+
 /// How many questions are sent together.
 const QUESTIONS_AT_ONCE: usize = 100;
 
@@ -382,6 +442,19 @@ fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
     let cannot = cannot_connect(endpoint).caused_by(error);
     let hint = hint(endpoint, &cannot);
     cannot.hint(hint)
+}
+
+fn shared(endpoint: &Endpoint) -> Error {
+    let prefix = endpoint.side.prefix();
+    Error::configuration(format!(
+        "the {} at `{}` is a pooler that lends each transaction another session",
+        endpoint.side,
+        endpoint.address()
+    ))
+    .hint(format!(
+        "point {prefix}_HOST and {prefix}_PORT at the server itself, or have the pooler keep sessions \
+         (PgBouncer: pool_mode = session)"
+    ))
 }
 
 /// Ends when a signal has arrived.

@@ -326,7 +326,7 @@ pub struct Mended {
 }
 
 /// The fewest rows of a table that the safety stop guards: of a few, many may well go.
-const GUARDED_ROWS: u64 = 100;
+pub const GUARDED_ROWS: u64 = 100;
 
 /// Whether removing so many rows of so many is more than `percent` allows.
 #[must_use]

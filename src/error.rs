@@ -40,6 +40,9 @@ pub struct Error {
     pub sqlstate: Option<String>,
 }
 
+/// The SQLSTATE of what failed because others were at work at the same moment.
+const SERIALIZATION_FAILURE: &str = "40001";
+
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), causes: Vec::new(), hint: None, sqlstate: None }
@@ -95,11 +98,25 @@ impl Error {
         match (self.sqlstate.as_deref(), self.kind) {
             // A cancelled statement was cancelled by somebody, and a full disk stays full.
             (Some("57014" | "53100"), _) => false,
+            // PostgreSQL calls an internal error what it says of something that was dropped while
+            // a statement looked at it.
+            (Some("XX000"), _) => self.causes.iter().any(|cause| {
+                ["could not open relation with OID", "cache lookup failed for"]
+                    .iter()
+                    .any(|said| cause.starts_with(said))
+            }),
             (Some(sqlstate), _) => {
                 ["08", "40", "53", "57"].iter().any(|class| sqlstate.starts_with(class))
             }
             (None, kind) => kind == Kind::Unreachable,
         }
+    }
+
+    /// Says that the same may succeed a little later.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.sqlstate = Some(SERIALIZATION_FAILURE.to_owned());
+        self.hint("sync again")
     }
 
     /// Adds a cause below those that are there.

@@ -137,6 +137,8 @@ pub struct Plan {
     pub sync_type: SyncType,
     /// Why, as the second half of a sentence.
     pub reason: String,
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
     /// What else the log should say.
     pub notes: Vec<String>,
     /// What it should say with `-v`.

@@ -100,10 +100,10 @@ impl Application<'_> {
         let into = digest::copy_digests();
         debug(log, table, Side::Destination, &into);
         copy::transfer(
-            |outgoing| copy::read_query(source, &query, Format::Text, outgoing),
+            |outgoing| copy::read_query(source, &query, Format::Binary, outgoing),
             |incoming| {
                 let arrived = |rows, bytes| progress.add(rows, bytes);
-                copy::write(destination, (&into, Format::Text), incoming, false, arrived)
+                copy::write(destination, (&into, Format::Binary), incoming, false, arrived)
             },
         )?;
         Ok(())

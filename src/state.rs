@@ -26,6 +26,8 @@ pub struct Found {
     pub receipt: Option<Receipt>,
     /// Whether the state file repeats it.
     pub file_repeats_it: bool,
+    /// Whether its table is stored as it was when it was written.
+    pub written_beside_it: bool,
     /// Things worth a warning.
     pub warnings: Vec<String>,
 }
@@ -41,12 +43,24 @@ pub fn remember(
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
-    let receipt = read_receipt(destination, table)?;
+    let (receipt, beside) = read_receipt(destination, table)?;
     let file = read_file(directory, &table.name, &mut warnings)?;
     let (found, file_repeats_it) = (receipt.clone(), receipt == file);
     // Without a table there is nothing to continue, and without a key no column to ask.
     let there = destination_table.is_some();
+    let start = receipt.as_ref().and_then(|receipt| receipt.progress.watermark.start.as_deref());
+    let lost = match beside {
+        WrittenBeside::It => None,
+        WrittenBeside::Another => Some(format!(
+            "the destination table was made anew by somebody else since the receipt was written \
+             ({})",
+            said(start)
+        )),
+        WrittenBeside::OtherRows => lost_rows(destination, table, start, key)?,
+    };
+    let written_beside_it = beside == WrittenBeside::It;
     let remembered = match (receipt, file, key) {
+        (Some(_), _, _) if there && lost.is_some() => Remembered::Nothing(lost.unwrap_or_default()),
         (Some(receipt), Some(file), _) if receipt.progress != file.progress => {
             let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
             warnings.push(format!(
@@ -68,7 +82,7 @@ pub fn remember(
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
-    Ok(Found { remembered, receipt: found, file_repeats_it, warnings })
+    Ok(Found { remembered, receipt: found, file_repeats_it, written_beside_it, warnings })
 }
 
 /// What a state file says beside a receipt.
@@ -133,21 +147,56 @@ fn confirmed(
     key: Option<&Key>,
     warnings: &mut Vec<String>,
 ) -> Result<Remembered> {
-    if let (Some(watermark), Some(key)) = (&file.progress.watermark.start, key) {
-        let question = sql::copy::has_reached(table, &key.column, watermark, &key.sql_type);
-        let reached = destination.value("compare the state file with the rows", &question)?;
-        if reached.as_deref() != Some("t") {
-            return Ok(Remembered::Nothing(format!(
-                "there is no receipt, and the destination has no row as late as {} says ({watermark})",
-                file_name(&table.name)
-            )));
-        }
+    if let Some(watermark) = &file.progress.watermark.start
+        && !has_reached(destination, table, watermark, key)?
+    {
+        return Ok(Remembered::Nothing(format!(
+            "there is no receipt, and the destination has no row as late as {} says ({watermark})",
+            file_name(&table.name)
+        )));
     }
     warnings
         .push(format!("there is no receipt at the destination: {} counts", file_name(&table.name)));
     // Nor does anything tell who has written to the destination since.
     let progress = Progress { destination: None, ..file.progress };
     Ok(Remembered::Receipt(Box::new(Receipt { progress, ..file })))
+}
+
+/// Why the rows of a table that is stored anew are not those that its receipt speaks of, if they are
+/// not: VACUUM FULL keeps them, TRUNCATE does not.
+fn lost_rows(
+    destination: &mut Session,
+    table: &Qualified,
+    start: Option<&str>,
+    key: Option<&Key>,
+) -> Result<Option<String>> {
+    let lost = if let Some(watermark) = start {
+        !has_reached(destination, table, watermark, key)?
+    } else {
+        let question = sql::copy::is_empty(table);
+        destination.value("look for rows", &question)?.as_deref() == Some("t")
+    };
+    Ok(lost.then(|| {
+        format!(
+            "somebody has emptied the destination table: it has no row as late as the receipt says \
+             ({})",
+            said(start)
+        )
+    }))
+}
+
+/// Whether the destination has a row as late as a watermark.
+fn has_reached(
+    destination: &mut Session,
+    table: &Qualified,
+    watermark: &str,
+    key: Option<&Key>,
+) -> Result<bool> {
+    // Without a key there is no column to ask.
+    let Some(key) = key else { return Ok(true) };
+    let question = sql::copy::has_reached(table, &key.column, watermark, &key.sql_type);
+    let reached = destination.value("compare the receipt with the rows", &question)?;
+    Ok(reached.as_deref() == Some("t"))
 }
 
 fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Result<Remembered> {
@@ -160,9 +209,25 @@ fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Resul
     })
 }
 
-fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Option<Receipt>> {
-    let found = receipts(destination, &table.beside(RECEIPTS), &[&table.name])?.pop();
-    found.map(|(_, receipt)| receipt).transpose()
+fn read_receipt(
+    destination: &mut Session,
+    table: &Qualified,
+) -> Result<(Option<Receipt>, WrittenBeside)> {
+    match receipts(destination, &table.beside(RECEIPTS), &[&table.name])?.pop() {
+        Some((_, receipt, beside)) => Ok((Some(receipt?), beside)),
+        None => Ok((None, WrittenBeside::It)),
+    }
+}
+
+/// What a receipt was written beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrittenBeside {
+    /// The table that is there, as far as anybody can tell.
+    It,
+    /// Another one of its name.
+    Another,
+    /// This one, when its rows were stored elsewhere.
+    OtherRows,
 }
 
 /// The receipts of these tables, where there are any. The destination is outside of any
@@ -171,17 +236,22 @@ pub fn receipts(
     destination: &mut Session,
     receipts: &Qualified,
     tables: &[&str],
-) -> Result<Vec<(String, Result<Receipt>)>> {
+) -> Result<Vec<(String, Result<Receipt>, WrittenBeside)>> {
     let question = sql::receipt::read(receipts, tables);
     let rows = match destination.rows("read the receipts", &question) {
         // Before the first sync neither the schema nor the table of receipts is there.
         Err(error) if matches!(error.sqlstate.as_deref(), Some("42P01" | "3F000")) => Vec::new(),
         read => read?,
     };
-    let found = rows.into_iter().filter_map(|row| match <[Option<String>; 3]>::try_from(row) {
-        Ok([Some(table), version, receipt]) => {
+    let found = rows.into_iter().filter_map(|row| match <[Option<String>; 4]>::try_from(row) {
+        Ok([Some(table), version, receipt, beside]) => {
             let receipt = understood(&table, version.as_deref(), receipt.as_deref());
-            Some((table, receipt))
+            let beside = match beside.as_deref() {
+                Some(sql::receipt::REPLACED) => WrittenBeside::Another,
+                Some(sql::receipt::REWRITTEN) => WrittenBeside::OtherRows,
+                _ => WrittenBeside::It,
+            };
+            Some((table, receipt, beside))
         }
         _ => None,
     });

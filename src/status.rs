@@ -23,8 +23,9 @@ pub fn read(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Status> {
     let schema = &pipeline.destination.schema;
     let receipts = Qualified::new(schema, RECEIPTS);
     let names: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
+    let found = state::receipts(&mut destination, &receipts, &names)?;
     let mut found: BTreeMap<_, _> =
-        state::receipts(&mut destination, &receipts, &names)?.into_iter().collect();
+        found.into_iter().map(|(table, receipt, _)| (table, receipt)).collect();
     let written_at =
         if found.is_empty() { BTreeMap::new() } else { written_at(&mut destination, &receipts)? };
     let tables = catalog::destination_tables(&mut destination, schema, &names)?;

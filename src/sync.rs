@@ -362,7 +362,8 @@ fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
 /// What is still to be made at the destination before the first table is.
 fn preparation(destination: &mut Session, schema: &str) -> Result<Vec<Statement>> {
     let receipts = Qualified::new(schema, RECEIPTS);
-    let (schema_there, receipts_there) = catalog::destination_schema(destination, &receipts)?;
+    let [schema_there, receipts_there, whole] =
+        catalog::destination_schema(destination, &receipts)?;
     let statement =
         |purpose: String, sql: String| Statement { on: Side::Destination, purpose, sql };
     let mut missing = Vec::new();
@@ -373,6 +374,9 @@ fn preparation(destination: &mut Session, schema: &str) -> Result<Vec<Statement>
     if !receipts_there {
         let sql = sql::receipt::create_table(&receipts);
         missing.push(statement(format!("create `{}`", receipts.plain()), sql));
+    } else if !whole {
+        let sql = sql::receipt::add_written_beside(&receipts);
+        missing.push(statement(format!("add a column to `{}`", receipts.plain()), sql));
     }
     Ok(missing)
 }

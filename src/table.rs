@@ -232,6 +232,12 @@ pub struct BaseType {
 }
 
 impl BaseType {
+    /// Whether it holds so many bytes and no more, whatever they mean in an encoding: `name`, `"char"`.
+    #[must_use]
+    pub fn is_bytes(&self) -> bool {
+        self.oid < FIRST_USER_OID && matches!(&*self.name, "name" | "char")
+    }
+
     /// Whether it comes with PostgreSQL.
     #[must_use]
     pub fn is_built_in(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Endpoint, Secret, Side, Tls, TlsMode};
+use super::{Endpoint, SYSTEM, Secret, Side, Tls, TlsMode};
 use super::{pgpass, url};
 use crate::error::did_you_mean;
 
@@ -52,8 +52,8 @@ pub(super) fn interpret(
         url::expand(side.prefix(), &mut variables, mistakes);
     }
     let variables = &variables;
-    let source = endpoint(Side::Source, variables, mistakes);
-    let destination = endpoint(Side::Destination, variables, mistakes);
+    let source = endpoint(Side::Source, directory, variables, mistakes);
+    let destination = endpoint(Side::Destination, directory, variables, mistakes);
     let webhook = webhook(variables, mistakes);
     let pipeline = present(variables, "PIPELINE_NAME")
         .map_or_else(|| name_of_directory(directory), str::to_owned);
@@ -70,12 +70,13 @@ pub(super) fn interpret(
 
 /// What the variables say of the source alone.
 pub(super) fn source(
+    directory: &Path,
     variables: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
 ) -> Option<Endpoint> {
     let mut variables = variables.clone();
     url::expand(Side::Source.prefix(), &mut variables, mistakes);
-    endpoint(Side::Source, &variables, mistakes)
+    endpoint(Side::Source, directory, &variables, mistakes)
 }
 
 fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
@@ -106,6 +107,7 @@ fn webhook(
 
 fn endpoint(
     side: Side,
+    directory: &Path,
     variables: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
 ) -> Option<Endpoint> {
@@ -138,6 +140,12 @@ fn endpoint(
         }
         value.unwrap_or_default()
     };
+    // Cron starts in another directory than people do.
+    let file = |name: &str| {
+        let name = get(name)?;
+        let path = if name == SYSTEM { PathBuf::from(name) } else { directory.join(name) };
+        Some(path.to_string_lossy().into_owned())
+    };
     let mut endpoint = Endpoint {
         side,
         host: required("HOST"),
@@ -149,9 +157,9 @@ fn endpoint(
         schema: get("SCHEMA").unwrap_or("public").to_owned(),
         tls: Tls {
             mode: tls_mode(prefix, get("SSLMODE"), mistakes),
-            root_certificate: get("SSLROOTCERT").map(str::to_owned),
-            certificate: get("SSLCERT").map(str::to_owned),
-            key: get("SSLKEY").map(str::to_owned),
+            root_certificate: file("SSLROOTCERT"),
+            certificate: file("SSLCERT"),
+            key: file("SSLKEY"),
         },
     };
     if endpoint.has_socket() {
@@ -282,7 +290,7 @@ mod tests {
         given.retain(|name, _| {
             !["SOURCE_HOST", "SOURCE_USERNAME", "SOURCE_DB"].contains(&name.as_str())
         });
-        let found = source(&given, &mut Vec::new()).unwrap();
+        let found = source(Path::new("p"), &given, &mut Vec::new()).unwrap();
         assert_eq!((found.address().as_str(), found.user.as_str()), ("a:6000/d", "u"));
     }
 

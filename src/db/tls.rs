@@ -13,11 +13,8 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{Endpoint, Tls, TlsMode};
+use crate::config::{Endpoint, SYSTEM, Tls, TlsMode};
 use crate::error::{Error, Result};
-
-/// The word for the operating system's own trusted certificates.
-const SYSTEM: &str = "system";
 
 /// What the postgres crate makes TLS connections with.
 pub(super) fn connector(endpoint: &Endpoint) -> Result<MakeRustlsConnect> {

@@ -49,10 +49,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     if planted(Fault::ReceiptOutside) {
         before.insert(0, write_receipt(situation, receipt));
     }
-    let (mut notes, details) = since
-        .as_ref()
-        .map(|since| (since.notes.clone(), since.details.clone()))
-        .unwrap_or_default();
+    let Since { warnings, mut notes, details, .. } = since.clone().unwrap_or_default();
     notes.extend(evolution.map(Evolution::described));
     // The snapshot ends as soon as the source has nothing more to say in it.
     let end = situation.end_of_snapshot();
@@ -73,6 +70,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     Plan {
         sync_type: SyncType::Incremental,
         reason,
+        warnings,
         notes,
         details,
         before,

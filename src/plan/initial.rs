@@ -2,13 +2,14 @@
 
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, InitialPath, Mode, Rule};
+use crate::digest::GUARDED_ROWS;
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::{Qualified, ddl, identifier, session, swap};
 use crate::table::dependent::{Dependents, Index};
-use crate::table::{Kind, SourceTable, digest, own_index_name};
+use crate::table::{DELETED_AT, Kind, SourceTable, digest, own_index_name};
 
 /// What only a first copy needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -58,12 +59,13 @@ pub fn initial(
     Ok(Plan {
         sync_type,
         reason,
+        warnings: Vec::new(),
         notes: note.into_iter().collect(),
         details: Vec::new(),
         before,
         load: Some(load),
         meanwhile: Vec::new(),
-        after: after_load(situation, &new, first),
+        after: after_load(situation, &new, sync_type, first),
         reconciliation: None,
         finish: vec![
             write_receipt(situation, first.receipt),
@@ -123,6 +125,8 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
         Some("it belongs to an extension, whose tables pg_dump leaves out")
     } else if !source.readable {
         Some("we may read only some of its columns")
+    } else if source.columns.iter().any(|column| column.data_type.innermost().is_bytes()) {
+        Some("it has names or single bytes, whose length in text is another in another encoding")
     } else if casts {
         Some("it has arrays whose elements are not separated by commas")
     } else {
@@ -130,9 +134,18 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
     }
 }
 
-fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step> {
+fn after_load(
+    situation: &Situation,
+    new: &Qualified,
+    sync_type: SyncType,
+    first: &First,
+) -> Vec<Step> {
     let (table, shape) = (situation.table, situation.shape);
     let mut steps: Vec<Step> = situation.end_of_snapshot().into_iter().collect();
+    // Who asks for a new copy knows why.
+    if sync_type == SyncType::Initial {
+        steps.extend(no_shrinking(situation, new));
+    }
     let own_name = own_index_name(&table.name);
     let own_interim = format!("{}_unique", new.name);
     let kept: Vec<&Index> = first
@@ -188,6 +201,20 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     steps
 }
 
+/// A source that was emptied by mistake must not empty the destination.
+fn no_shrinking(situation: &Situation, new: &Qualified) -> Option<Step> {
+    let (table, percent) = (situation.table, situation.rule.max_delete_percent);
+    let there = situation.destination.filter(|_| percent < 100)?;
+    let marked = there.columns.iter().any(|column| column.name == DELETED_AT);
+    let purpose = format!("replace `{}` by a new copy that is so much smaller", table.plain());
+    let sql = swap::shrinks(table, new, (percent, GUARDED_ROWS), marked);
+    Some(Step::destination(&purpose, sql).result(Outcome::NoRow).hint(format!(
+        "look whether the source is complete, for \"max_delete_percent\" is {percent}; if it is, \
+         copy it with `incremental-replication sync --table {} --full-refresh`",
+        situation.rule.name
+    )))
+}
+
 /// Whether an index that is kept serves the merge as well.
 fn one_of_them_serves(situation: &Situation, kept: &[&Index]) -> bool {
     situation.destination.is_some_and(|there| {
@@ -236,7 +263,7 @@ pub(super) fn write_receipt(situation: &Situation, receipt: &Receipt) -> Step {
     let json = serde_json::to_string(receipt).unwrap_or_default();
     Step::destination(
         "write the receipt",
-        crate::sql::receipt::write(&situation.receipts(), &situation.table.name, VERSION, &json),
+        crate::sql::receipt::write(&situation.receipts(), situation.table, VERSION, &json),
     )
 }
 
@@ -351,7 +378,12 @@ mod tests {
                 user: "owner",
                 receipt: &receipt(&situation),
             };
-            first_words(&after_load(&situation, &Qualified::new("copies", "new"), &first))
+            first_words(&after_load(
+                &situation,
+                &Qualified::new("copies", "new"),
+                SyncType::FullRefresh,
+                &first,
+            ))
         };
         let merged = || Setting::new(MERGED, true);
         let own = || index(&own_index_name("t"));

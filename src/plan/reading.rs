@@ -13,6 +13,8 @@ use crate::watermark::overlap::{self, Position};
 pub struct Since {
     /// No condition: all rows are read.
     pub condition: Option<String>,
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
     /// For the log.
     pub notes: Vec<String>,
     /// For the log with `-v`: why unchanged rows of the overlap travel again, if they do.
@@ -40,7 +42,7 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
         since.details.push(format!("unchanged rows of the overlap are read again: {why}"));
     }
     if overlap::history_changed(before.position.as_ref(), now) {
-        since.notes.push(
+        since.warnings.push(
             "the source is on another timeline than before, so it was failed over or restored: \
              rows that it lost may still be at the destination; `sync --full-refresh` removes them"
                 .to_owned(),

@@ -140,6 +140,7 @@ fn plan(before: Vec<Step>) -> Plan {
     Plan {
         sync_type: SyncType::Incremental,
         reason: String::new(),
+        warnings: Vec::new(),
         notes: Vec::new(),
         details: Vec::new(),
         before,

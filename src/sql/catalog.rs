@@ -3,7 +3,11 @@
 //! They read `pg_catalog` only, which every role may, and run on PostgreSQL 13 to 18. A column
 //! that not every version has is read through `to_jsonb(row)`. `OFFSET 0` keeps a planner that
 //! expects many rows of a recursion from reading a whole catalog for each table.
+//!
+//! Functions such as `has_table_privilege` do not look at the statement's snapshot and say NULL of
+//! what somebody has dropped since; a source table that is gone has a NULL document.
 
+use super::receipt::WRITTEN_BESIDE;
 use super::{Qualified, literal};
 use crate::table::{FIRST_USER_OID, LABEL};
 
@@ -15,6 +19,10 @@ SELECT json_build_object(
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
   'process', pg_backend_pid(),
+  'process_seconds', (
+    SELECT extract(epoch FROM clock_timestamp() - a.backend_start)
+    FROM pg_stat_get_activity(pg_backend_pid()) a),
+  'met_at', clock_timestamp(),
   'in_recovery', pg_is_in_recovery())";
 
 /// The cluster's own number. Some hosts forbid the question.
@@ -111,7 +119,7 @@ fn source_tables(version: u32) -> String {
     let not_null = not_null(version);
     format!(
         "\
-SELECT json_build_object(
+SELECT CASE WHEN has_table_privilege(c.oid, 'SELECT') IS NOT NULL THEN json_build_object(
   'name', json_build_object('schema', n.nspname, 'name', c.relname),
   'kind', c.relkind,
   'oid', c.oid::bigint,
@@ -131,7 +139,7 @@ SELECT json_build_object(
           'is_array', EXISTS (SELECT FROM pg_type inner_item WHERE inner_item.typarray = e.oid),
           'delimiter', item.typdelim) END,
         'parts', CASE WHEN a.attgenerated = '' THEN '[]' ELSE (
-          SELECT json_build_array(pg_get_expr(f.adbin, f.adrelid))
+          SELECT json_build_array(coalesce(pg_get_expr(f.adbin, f.adrelid), ''))
           FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum) END
       )) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
@@ -151,7 +159,7 @@ SELECT json_build_object(
   'in_extension', EXISTS (
     SELECT FROM pg_depend d
     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
-  'readable', has_table_privilege(c.oid, 'SELECT'),
+  'readable', coalesce(has_table_privilege(c.oid, 'SELECT'), false),
   'storage', parts.storage,
   'estimated_bytes', parts.bytes,
   'estimated_rows', parts.rows,
@@ -165,7 +173,7 @@ SELECT json_build_object(
           UNION
           SELECT transactionid::text::bigint FROM pg_locks
           WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted) AS writer (xid)) END)
-    FROM pg_current_snapshot() AS now))
+    FROM pg_current_snapshot() AS now)) END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
   WITH RECURSIVE tree (oid) AS (
@@ -288,10 +296,10 @@ SELECT json_build_object(
   'kind', c.relkind,
   'unlogged', c.relpersistence = 'u',
   'bytes', CASE WHEN c.relkind = 'r'
-    THEN pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
+    THEN coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
     ELSE 0 END,
   'estimated_rows', CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint
-    WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / 100 ELSE 0 END,
+    WHEN c.relkind = 'r' THEN coalesce(pg_relation_size(c.oid), 0) / 100 ELSE 0 END,
   'columns', (
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,
@@ -316,13 +324,17 @@ WHERE n.nspname = $1 AND c.relname = ANY ($2)",
     )
 }
 
-/// Whether a schema exists and whether it holds the table of receipts: one row, two booleans.
+/// Whether a schema exists, whether it holds the table of receipts, and whether that has all its
+/// columns: one row, three booleans.
 #[must_use]
 pub fn destination_schema(receipts: &Qualified) -> String {
     format!(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = {schema}), \
          EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = {schema} AND c.relname = {name})",
+         WHERE n.nspname = {schema} AND c.relname = {name}), \
+         EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {schema} AND c.relname = {name} AND a.attname = '{WRITTEN_BESIDE}')",
         schema = literal(&receipts.schema),
         name = literal(&receipts.name),
     )

@@ -188,6 +188,12 @@ pub fn has_reached(table: &Qualified, column: &str, value: &str, key_type: &str)
     format!("SELECT EXISTS (SELECT FROM {table} WHERE {column} >= {}::{key_type})", literal(value))
 }
 
+/// Whether a table has no row: one row, one boolean.
+#[must_use]
+pub fn is_empty(table: &Qualified) -> String {
+    format!("SELECT NOT EXISTS (SELECT FROM {table})")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +215,7 @@ mod tests {
         assert_eq!(lower_key("it's", "7", "text"), lower);
         let reached = r#"SELECT EXISTS (SELECT FROM "s"."t" WHERE "at" >= '7'::integer)"#;
         assert_eq!(has_reached(&table, "at", "7", "integer"), reached);
+        assert_eq!(is_empty(&table), r#"SELECT NOT EXISTS (SELECT FROM "s"."t")"#);
     }
 
     #[test]

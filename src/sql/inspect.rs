@@ -47,6 +47,26 @@ pub fn owned_by_others(schema: &str, tables: &[&str]) -> String {
     )
 }
 
+/// The views on these tables that belong to roles that we do not belong to: a row each, with the
+/// table, the view and its owner.
+#[must_use]
+pub fn views_of_others(schema: &str, tables: &[&str]) -> String {
+    let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
+    format!(
+        "SELECT DISTINCT c.relname, vn.nspname || '.' || v.relname, pg_get_userbyid(v.relowner) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid \
+         AND d.classid = 'pg_rewrite'::regclass \
+         JOIN pg_rewrite w ON w.oid = d.objid \
+         JOIN pg_class v ON v.oid = w.ev_class AND v.oid <> c.oid AND v.relkind IN ('v', 'm') \
+         JOIN pg_namespace vn ON vn.oid = v.relnamespace \
+         WHERE n.nspname = {} AND c.relname IN ({}) AND NOT pg_has_role(v.relowner, 'USAGE') \
+         ORDER BY 1, 2",
+        literal(schema),
+        tables.join(", ")
+    )
+}
+
 /// What sets the columns of a schema's tables, and what is known of their values: a row a table.
 #[must_use]
 pub fn columns(schema: &str) -> String {

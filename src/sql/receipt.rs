@@ -2,6 +2,11 @@
 
 use super::{Qualified, literal};
 
+/// The column that says which relations at the destination a receipt was written beside: the object
+/// identifiers of the table of receipts and of the table, and the number of the table's file. It is
+/// no part of the receipt, which is repeated where nobody knows of these.
+pub const WRITTEN_BESIDE: &str = "written_beside";
+
 /// Makes the table of receipts, if it is not there.
 #[must_use]
 pub fn create_table(receipts: &Qualified) -> String {
@@ -10,18 +15,43 @@ pub fn create_table(receipts: &Qualified) -> String {
          table_name text PRIMARY KEY,\n  \
          version integer NOT NULL,\n  \
          receipt jsonb NOT NULL,\n  \
-         written_at timestamp with time zone NOT NULL DEFAULT now()\n);\n\
+         written_at timestamp with time zone NOT NULL DEFAULT now(),\n  \
+         {WRITTEN_BESIDE} text\n);\n\
          COMMENT ON TABLE {receipts} IS 'how far incremental-replication has come with each table'"
     )
 }
 
+/// Adds the column that an older table of receipts has not got.
+#[must_use]
+pub fn add_written_beside(receipts: &Qualified) -> String {
+    format!("ALTER TABLE {receipts} ADD COLUMN IF NOT EXISTS {WRITTEN_BESIDE} text")
+}
+
+/// What a receipt's table is where it is not the one that the receipt was written beside.
+pub const REPLACED: &str = "replaced";
+
+/// The same where it is that table, and its rows are in another file: it was emptied, or rewritten
+/// as it was.
+pub const REWRITTEN: &str = "rewritten";
+
 /// Reads the receipts of these tables: a row each, if there is one, with the table's name, the
-/// version and the JSON.
+/// version, the JSON, and NULL, [`REPLACED`] or [`REWRITTEN`].
+///
+/// Where the table of receipts itself is another one, all were brought here together from elsewhere,
+/// and belong together.
 #[must_use]
 pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
     let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
     format!(
-        "SELECT table_name, version::text, receipt::text FROM {receipts} WHERE table_name IN ({})",
+        "SELECT r.table_name, r.version::text, r.receipt::text,\n  \
+         CASE WHEN beside[1] = r.tableoid::text THEN\n    \
+         CASE WHEN beside[2] <> c.oid::text THEN '{REPLACED}'\n    \
+         WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}' END END\n\
+         FROM {receipts} r\n\
+         CROSS JOIN LATERAL string_to_array(to_jsonb(r) ->> '{WRITTEN_BESIDE}', '/') AS beside\n\
+         LEFT JOIN pg_class c ON c.relname = r.table_name\n  \
+         AND c.relnamespace = (SELECT s.relnamespace FROM pg_class s WHERE s.oid = r.tableoid)\n\
+         WHERE r.table_name IN ({})",
         tables.join(", ")
     )
 }
@@ -37,13 +67,18 @@ pub fn written_at(receipts: &Qualified) -> String {
 
 /// Writes a table's receipt.
 #[must_use]
-pub fn write(receipts: &Qualified, table: &str, version: u32, receipt: &str) -> String {
+pub fn write(receipts: &Qualified, table: &Qualified, version: u32, receipt: &str) -> String {
+    let oid = |relation: &Qualified| format!("{}::regclass", literal(&relation.to_string()));
     format!(
-        "INSERT INTO {receipts} (table_name, version, receipt, written_at)\n\
-         VALUES ({}, {version}, {}, now())\n\
+        "INSERT INTO {receipts} (table_name, version, receipt, written_at, {WRITTEN_BESIDE})\n\
+         SELECT {}, {version}, {}::jsonb, now(), concat_ws('/', {}::oid, c.oid, c.relfilenode)\n\
+         FROM pg_class c WHERE c.oid = {}\n\
          ON CONFLICT (table_name) DO UPDATE\n\
-         SET version = excluded.version, receipt = excluded.receipt, written_at = excluded.written_at",
-        literal(table),
+         SET version = excluded.version, receipt = excluded.receipt, written_at = excluded.written_at,\n  \
+         {WRITTEN_BESIDE} = excluded.{WRITTEN_BESIDE}",
+        literal(&table.name),
         literal(receipt),
+        oid(receipts),
+        oid(table),
     )
 }

@@ -22,6 +22,10 @@ pub fn pin(read_only: bool) -> String {
         ("transaction_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
         ("idle_session_timeout", "0"),
+        // Else a server holds locks and a snapshot for hours for a client that is gone.
+        ("tcp_keepalives_idle", "30"),
+        ("tcp_keepalives_interval", "10"),
+        ("tcp_keepalives_count", "3"),
         ("lock_timeout", LOCK_TIMEOUT),
         ("array_nulls", "on"),
         ("row_security", "on"),
@@ -156,6 +160,27 @@ pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT attempt; RELEASE 
 pub fn doing(process: i32) -> String {
     format!("SELECT wait_event_type FROM pg_catalog.pg_stat_activity WHERE pid = {process}")
 }
+
+/// Tells a session to end that is called so and whose process was there at that time: one row while
+/// it is there.
+#[must_use]
+pub fn end_lost(process: i32, met_at: &str, name: &str) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE pid = {process} AND backend_start <= {}::timestamptz AND application_name = {}",
+        literal(met_at),
+        literal(name)
+    )
+}
+
+/// Which process works for us.
+pub const PROCESS: &str = "SELECT pg_backend_pid()";
+
+/// Has a process work for us until the transaction ends, and tells which.
+pub const PROCESS_OF_OUR_OWN: &str = "BEGIN; SELECT pg_backend_pid()";
+
+/// Takes back what was set for the session.
+pub const RESET: &str = "RESET ALL";
 
 /// Asks for nothing but an answer.
 pub const ASK: &str = "SELECT 1";

@@ -5,6 +5,7 @@
 //! one with an older snapshot would see nothing. So a new table takes its name.
 
 use super::{Qualified, identifier, literal};
+use crate::table::DELETED_AT;
 use crate::table::dependent::{
     Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Trigger, Tuned, View,
 };
@@ -89,6 +90,26 @@ pub fn replace(
         script.view(view, &dependents.default_grantees, user);
     }
     script.0
+}
+
+/// One row where a new copy lacks more than so many percent of a table's rows, and the table has at
+/// least so many: what a person should know of it. Marked rows are not counted.
+#[must_use]
+pub fn shrinks(
+    table: &Qualified,
+    new: &Qualified,
+    (percent, at_least): (u8, u64),
+    marked: bool,
+) -> String {
+    let unmarked =
+        if marked { format!(" WHERE {} IS NULL", identifier(DELETED_AT)) } else { String::new() };
+    format!(
+        "SELECT 'it has ' || fresh.rows || ' rows, and the table has ' || present.rows\n\
+         FROM (SELECT count(*) FROM {table}{unmarked}) AS present (rows), \
+         (SELECT count(*) FROM {new}) AS fresh (rows)\n\
+         WHERE present.rows >= {at_least} \
+         AND (present.rows - fresh.rows) * 100 > present.rows * {percent}"
+    )
 }
 
 /// Statements that drop the views on a table, the outermost first, as a reader locks them: views

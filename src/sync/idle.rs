@@ -24,7 +24,7 @@ use crate::receipt::Receipt;
 use crate::report::Log;
 use crate::sql::Qualified;
 use crate::sql::session::Patience;
-use crate::state::{self, Beside};
+use crate::state::{self, Beside, WrittenBeside};
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
 
 /// How many tables are looked at together.
@@ -71,8 +71,11 @@ impl Here {
         let names: Vec<&str> =
             candidates.iter().map(|rule| rule.destination_name.as_str()).collect();
         let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
-        let receipts =
-            receipts.into_iter().filter_map(|(table, found)| Some((table, found.ok()?))).collect();
+        let receipts = receipts
+            .into_iter()
+            .filter(|(_, _, beside)| *beside == WrittenBeside::It)
+            .filter_map(|(table, found, _)| Some((table, found.ok()?)))
+            .collect();
         let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
         let relations: Vec<&str> =
             names.into_iter().chain(staging.iter().map(String::as_str)).collect();

@@ -96,7 +96,7 @@ fn look(mut sync: TableSync) -> Result<Preview> {
     Ok(Preview {
         action: Some(action),
         reason: Some(plan.reason),
-        notes: found.warnings.into_iter().chain(plan.notes).collect(),
+        notes: [found.warnings, plan.warnings, plan.notes].concat(),
         schema_difference,
         estimated_rows,
         statements,

@@ -164,6 +164,7 @@ impl TableSync<'_> {
                 let noted = watch.is_none() || since.is_some() || !tells;
                 let receipt = self.receipt(situation, &progress, reconciled_at, watch);
                 let known = noted
+                    && found.written_beside_it
                     && found.receipt.as_ref().is_some_and(|there| {
                         there.origin == receipt.origin
                             && there.progress.serves_as_well_as(&receipt.progress)
@@ -305,6 +306,9 @@ impl TableSync<'_> {
     ) -> Result<u64> {
         let name = &self.rule.name;
         begin(self.log, report, plan.sync_type, &plan.reason);
+        for warning in &plan.warnings {
+            self.log.warning(Some(name), warning);
+        }
         for note in &plan.notes {
             self.log.info(Some(name), note);
         }

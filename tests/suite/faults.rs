@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -229,4 +230,38 @@ fn a_destination_that_refuses_a_value_fails_the_table_alone_and_shows_the_row() 
 #[test]
 fn the_servers_of_the_tests_are_shared() {
     assert_ne!(servers().source.address().port(), servers().destination.address().port());
+}
+
+/// Functions such as `has_table_privilege` do not look at the snapshot of the catalog's rows.
+#[test]
+fn a_table_that_is_made_anew_again_and_again_disturbs_no_other() {
+    let churned =
+        "CREATE TABLE churned (id int PRIMARY KEY, at int); INSERT INTO churned VALUES (1, 1);";
+    let mut case = Case::new(
+        &format!(
+            "{churned} CREATE TABLE calm (id int PRIMARY KEY, at int); INSERT INTO calm VALUES (1, 1);"
+        ),
+        &json!([by("calm", "at"), by("churned", "at")]),
+    );
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut other = case.another_source();
+        let over = &over;
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                other
+                    .batch_execute(&format!("BEGIN; DROP TABLE churned; {churned} COMMIT"))
+                    .expect("anew");
+            }
+        });
+        for arguments in [&["sync"][..], &["plan"], &["check"], &["verify"]] {
+            let run = case.run(arguments);
+            assert!(matches!(run.code, Some(0 | 1)), "{arguments:?}: {run:?}");
+        }
+        case.assert_equal("public.calm");
+        over.store(true, Ordering::Relaxed);
+    });
+    case.sync();
+    case.assert_equal("public.churned");
+    case.assert_nothing_left();
 }

@@ -667,3 +667,23 @@ fn a_watermark_at_the_bottom_of_its_type_is_no_obstacle() {
     case.assert_equal("public.t");
     case.assert_equal("public.n");
 }
+
+#[test]
+fn a_trigger_on_the_staging_table_swallows_no_row_unseen() {
+    let mut case = Case::new(
+        "CREATE TABLE orders (id int PRIMARY KEY, at int); INSERT INTO orders VALUES (1, 1)",
+        &json!([by("orders", "at")]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO orders VALUES (2, 2)");
+    case.sync();
+    case.at_destination(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER swallow BEFORE INSERT ON orders_stg FOR EACH ROW EXECUTE FUNCTION swallow()",
+    );
+    case.at_source("INSERT INTO orders VALUES (3, 3)");
+    case.sync_fails(1).says("the destination took 0 of 1 rows").says("look for a trigger");
+    case.at_destination("DROP TRIGGER swallow ON orders_stg");
+    case.sync();
+    case.assert_equal("public.orders");
+}

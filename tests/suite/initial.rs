@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, by, with};
 use crate::support::judge;
 
 const ORDERS: &str = "
@@ -274,4 +274,46 @@ fn null_in_unique_columns_is_a_value_like_any_other() {
     case.at_source("INSERT INTO t VALUES (NULL, NULL, 30)");
     case.sync_fails(1).says("2 rows share the values (,)");
     case.assert_nothing_left();
+}
+
+#[test]
+fn a_source_that_was_emptied_by_mistake_does_not_empty_the_destination() {
+    let table = "CREATE TABLE orders (id int PRIMARY KEY, at int);";
+    let many = "INSERT INTO orders SELECT n, n FROM generate_series(1, 200) n";
+    let mut case = Case::new(&format!("{table} {many}"), &json!([by("orders", "at")]));
+    case.sync();
+    // As pg_restore --clean has it for a while.
+    case.at_source(&format!("DROP TABLE orders; {table}"));
+    case.sync_fails(1)
+        .says("cannot replace `public.orders` by a new copy that is so much smaller")
+        .says("it has 0 rows, and the table has 200")
+        .says("--full-refresh");
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["200"]);
+    case.assert_nothing_left();
+    case.at_source("INSERT INTO orders SELECT n, n FROM generate_series(1, 100) n");
+    case.sync();
+    case.assert_equal("public.orders");
+    // Who asks for it, or allows it, gets it.
+    case.at_source(&format!("DROP TABLE orders; {table}"));
+    case.sync_fails(1);
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["0"]);
+    case.at_source(many);
+    case.sync();
+    case.write_tables(&json!([with(by("orders", "at"), &json!({"max_delete_percent": 100}))]));
+    case.at_source(&format!("DROP TABLE orders; {table}"));
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["0"]);
+}
+
+/// What pg_dump writes is in another encoding, in which a name is shorter.
+#[test]
+fn names_and_single_bytes_are_not_read_by_pg_dump() {
+    let mut case = Case::new(
+        r#"CREATE TABLE orders (id int PRIMARY KEY, at int, n name, c "char");
+           INSERT INTO orders VALUES (1, 1, 'x', 'y')"#,
+        &json!([by("orders", "at")]),
+    );
+    case.sync().says("COPY reads it instead of pg_dump: it has names or single bytes");
+    case.assert_equal("public.orders");
 }

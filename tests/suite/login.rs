@@ -1,14 +1,18 @@
 //! The ways to a server: passwords, certificates, sockets, addresses.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::json;
+use tempfile::TempDir;
 
-use crate::support::case::{Case, READER, ROLE_PASSWORD, by, create_roles, with};
+use crate::support::case::{Case, READER, ROLE_PASSWORD, WRITER, by, create_roles, with};
 use crate::support::proxy::Proxy;
-use crate::support::server::{Server, Servers};
+use crate::support::server::{Server, Servers, is_root};
 use crate::tls::Authority;
 
 const ORDERS: &str =
@@ -128,5 +132,72 @@ fn an_address_of_version_six_is_a_way() {
     let proxy = Proxy::between(listener, case.source_port());
     case.write_env(&format!("SOURCE_HOST=::1\nSOURCE_PORT={}", proxy.port));
     copies(&case);
+    case.assert_equal("public.orders");
+}
+
+/// A PgBouncer before a server, where one is installed.
+struct Pooler {
+    child: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Pooler {
+    fn before(port: u16, mode: &str) -> Option<Self> {
+        let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={port} user={WRITER} password={ROLE_PASSWORD}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\n\
+             auth_type = any\npool_mode = {mode}\n"
+        );
+        let folder = TempDir::new().unwrap();
+        // It does not want to be root.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let file = folder.path().join("pgbouncer.ini");
+        fs::write(&file, settings).unwrap();
+        let user = if is_root() { &["-u", "nobody"][..] } else { &[] };
+        let child =
+            Command::new("pgbouncer").args(user).arg(&file).stderr(Stdio::null()).spawn().ok()?;
+        let pooler = Self { child, port: own, _folder: folder };
+        let listens = || TcpStream::connect(("127.0.0.1", own)).is_ok();
+        assert!((0..100).any(|_| listens() || {
+            sleep(Duration::from_millis(50));
+            false
+        }));
+        Some(pooler)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_pooler_may_keep_sessions_and_must_not_lend_them() {
+    let mut case =
+        Case::new(ORDERS, &json!([with(by("orders", "at"), &json!({"initial": "copy"}))]));
+    for (mode, code) in [("session", 0), ("transaction", 2)] {
+        let Some(pooler) = Pooler::before(case.destination_port(), mode) else {
+            println!("not tried: there is no PgBouncer");
+            return;
+        };
+        case.set("DEST_PORT", &pooler.port.to_string());
+        // The first has a new process, and cannot know; so has who comes after one that knew.
+        case.run(&["status"]);
+        for command in ["sync", "check"] {
+            sleep(Duration::from_millis(1500));
+            let run = case.run(&[command]);
+            run.expect(code);
+            if code == 2 {
+                run.says("is a pooler").says("pool_mode = session");
+            }
+        }
+    }
+    let direct = case.destination_port().to_string();
+    case.set("DEST_PORT", &direct);
+    case.sync();
     case.assert_equal("public.orders");
 }

@@ -63,3 +63,19 @@ fn a_network_that_stands_still_ends_in_an_error_and_the_next_sync_heals_it() {
         case.assert_nothing_left();
     }
 }
+
+/// A firewall that has forgotten a connection tells neither end.
+#[test]
+fn a_session_that_is_lost_without_a_word_does_not_keep_its_own_table() {
+    for source in [true, false] {
+        let (mut case, proxy) = through_a_proxy(source, "copy");
+        let child = case.start(&["sync", "--silence-seconds", "1"]);
+        wait_for_bytes(&proxy, 1_000_000);
+        proxy.forget();
+        let run = Run::from(child.wait_with_output().expect("an end"));
+        run.expect(0).says("does not answer any more").says("trying again in 1 s");
+        case.wait_until_alone();
+        case.assert_equal("public.orders");
+        case.assert_nothing_left();
+    }
+}

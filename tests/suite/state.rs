@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, by, with};
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
@@ -158,4 +158,77 @@ fn a_pipeline_pointed_at_another_source_copies_again() {
     case.write_env("SOURCE_SCHEMA=other");
     case.sync().says("initial sync: the source is `other.orders`");
     assert_eq!(case.ask("SELECT note FROM orders"), ["another shop"]);
+}
+
+#[test]
+fn a_destination_table_that_somebody_made_anew_is_copied_again() {
+    for mode in ["incremental-deduped", "incremental-append"] {
+        let mut case =
+            Case::new(ORDERS, &json!([with(by("orders", "at"), &json!({"mode": mode}))]));
+        case.sync();
+        // As pg_restore --clean brings a table back from yesterday's dump.
+        case.at_destination(
+            "CREATE TABLE older AS SELECT * FROM orders WHERE id < 4; ALTER TABLE older ALTER id SET NOT NULL;
+             DROP TABLE orders; ALTER TABLE older RENAME TO orders",
+        );
+        case.sync().says("the destination table was made anew by somebody else");
+        case.assert_equal("public.orders");
+        case.sync().says("incremental sync: from 10").says("0 rows");
+    }
+}
+
+#[test]
+fn a_destination_table_that_somebody_emptied_is_copied_again() {
+    let xmin = json!({"name": "orders", "replication_key": "xmin"});
+    let append = with(by("orders", "at"), &json!({"mode": "incremental-append"}));
+    for rule in [by("orders", "at"), append, xmin] {
+        let mut case = Case::new(ORDERS, &json!([rule]));
+        case.sync();
+        case.at_destination("TRUNCATE orders");
+        case.sync().says("somebody has emptied the destination table");
+        case.assert_equal("public.orders");
+    }
+    let mut case = orders();
+    case.at_destination("CREATE TEMPORARY TABLE older AS SELECT * FROM orders WHERE id < 4; TRUNCATE orders; INSERT INTO orders SELECT * FROM older");
+    case.sync().says("it has no row as late as the receipt says (10)");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_destination_table_that_was_rewritten_as_it_was_is_not_copied_again() {
+    let mut case = orders();
+    let table = "SELECT 'orders'::regclass::oid";
+    let before = case.ask(table);
+    case.at_destination("VACUUM FULL orders");
+    case.sync().says("incremental sync: from 10").says("0 rows");
+    assert_eq!(case.ask(table), before);
+    // It is known from now on.
+    let receipt = "SELECT xmin || ' ' || ctid FROM _sync_state";
+    let known = case.ask(receipt);
+    case.sync().says("0 rows");
+    assert_eq!(case.ask(receipt), known);
+}
+
+#[test]
+fn a_destination_that_was_brought_here_whole_goes_on() {
+    let mut case = orders();
+    case.at_destination(
+        "CREATE TABLE brought AS TABLE orders; CREATE TABLE receipts AS TABLE _sync_state; ALTER TABLE receipts ADD PRIMARY KEY (table_name);
+         DROP TABLE orders, _sync_state; ALTER TABLE brought RENAME TO orders; ALTER TABLE orders ALTER id SET NOT NULL;
+         ALTER TABLE receipts RENAME TO _sync_state",
+    );
+    case.at_source("INSERT INTO orders VALUES (11, 'new', 11)");
+    case.sync().says("incremental sync: from 10");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn an_older_table_of_receipts_gets_what_it_is_missing() {
+    let mut case = orders();
+    case.at_destination("ALTER TABLE _sync_state DROP COLUMN written_beside");
+    case.run(&["plan"]).expect(0).says("from 10");
+    case.run(&["status"]).expect(0);
+    case.at_source("INSERT INTO orders VALUES (11, 'new', 11)");
+    case.sync().says("incremental sync: from 10");
+    assert_eq!(case.ask("SELECT count(written_beside) FROM _sync_state"), ["1"]);
 }

@@ -248,3 +248,19 @@ fn readers_do_not_wait_behind_a_swap_that_waits_for_another_reader() {
         .says("waiting for others to have `public.orders` for the moment of its replacement");
     case.assert_nothing_left();
 }
+
+#[test]
+fn a_view_of_another_role_is_said_to_be_its_own() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination(
+        "SET ROLE postgres; CREATE VIEW theirs AS SELECT at FROM orders; SET ROLE writer",
+    );
+    case.at_source("ALTER TABLE orders ADD COLUMN more int DEFAULT 3");
+    case.run(&["check"]).expect(0).says("the view `public.theirs` on");
+    case.sync_fails(1).says("must be member of role").says("belongs to another role");
+    case.at_destination("SET ROLE postgres; ALTER VIEW theirs OWNER TO writer; SET ROLE writer");
+    case.run(&["check"]).expect(0);
+    case.sync();
+    case.assert_equal("public.orders");
+}

@@ -13,8 +13,25 @@ const CUT: u8 = 2;
 /// A proxy on loopback that lives as long as the test process.
 pub struct Proxy {
     pub port: u16,
-    state: Arc<AtomicU8>,
+    state: Arc<State>,
     counted: Arc<Counted>,
+}
+
+/// What becomes of what is said.
+#[derive(Default)]
+struct State {
+    of_all: AtomicU8,
+    /// How many connections there have been.
+    connections: AtomicU64,
+    /// So many of them are forgotten.
+    forgotten: AtomicU64,
+}
+
+impl State {
+    fn of(&self, connection: u64) -> u8 {
+        let forgotten = connection < self.forgotten.load(Ordering::SeqCst);
+        if forgotten { STALLED } else { self.of_all.load(Ordering::SeqCst) }
+    }
 }
 
 /// What has passed.
@@ -33,11 +50,12 @@ impl Proxy {
     /// The same where one listens already.
     pub fn between(listener: TcpListener, port: u16) -> Self {
         let own = listener.local_addr().expect("an address").port();
-        let (state, counted) = (Arc::new(AtomicU8::new(OPEN)), Arc::new(Counted::default()));
+        let (state, counted) = (Arc::new(State::default()), Arc::new(Counted::default()));
         let (seen, counting) = (Arc::clone(&state), Arc::clone(&counted));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let number = seen.connections.fetch_add(1, Ordering::SeqCst);
                 let answered = Arc::new(AtomicBool::new(true));
                 for (asks, from, to) in [(true, &client, &server), (false, &server, &client)] {
                     let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
@@ -49,7 +67,8 @@ impl Proxy {
                             counted.round_trips.fetch_add(1, Ordering::SeqCst);
                         }
                     };
-                    std::thread::spawn(move || pass(from, to, &state, count));
+                    let state = move || state.of(number);
+                    std::thread::spawn(move || pass(from, to, state, count));
                 }
             }
         });
@@ -58,17 +77,24 @@ impl Proxy {
 
     /// From now on nothing passes, and nobody is told.
     pub fn stall(&self) {
-        self.state.store(STALLED, Ordering::SeqCst);
+        self.state.of_all.store(STALLED, Ordering::SeqCst);
+    }
+
+    /// From now on nothing passes through the connections that are there, and nobody is told; new
+    /// ones work.
+    pub fn forget(&self) {
+        let so_far = self.state.connections.load(Ordering::SeqCst);
+        self.state.forgotten.store(so_far, Ordering::SeqCst);
     }
 
     /// Ends all connections; new ones pass again once [`Proxy::open`] is called.
     pub fn cut(&self) {
-        self.state.store(CUT, Ordering::SeqCst);
+        self.state.of_all.store(CUT, Ordering::SeqCst);
     }
 
     /// Everything passes again.
     pub fn open(&self) {
-        self.state.store(OPEN, Ordering::SeqCst);
+        self.state.of_all.store(OPEN, Ordering::SeqCst);
     }
 
     /// How many bytes have passed.
@@ -82,12 +108,12 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, count: impl Fn(usize)) {
+fn pass(mut from: TcpStream, mut to: TcpStream, state: impl Fn() -> u8, count: impl Fn(usize)) {
     let mut buffer = vec![0; 64 * 1024];
     // Woken often, to see whether the network has been cut.
     let _ = from.set_read_timeout(Some(Duration::from_millis(50)));
     loop {
-        match state.load(Ordering::SeqCst) {
+        match state() {
             STALLED => {
                 std::thread::sleep(Duration::from_millis(10));
                 continue;
@@ -99,7 +125,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, count: impl Fn
             Ok(0) => break,
             Ok(length) => {
                 // What was read in the instant before is held back as well.
-                while state.load(Ordering::SeqCst) == STALLED {
+                while state() == STALLED {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 count(length);

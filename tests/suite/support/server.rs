@@ -452,7 +452,7 @@ fn download() -> PathBuf {
     bin
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     // /proc/self is not everywhere; a file of one's own is.
     tempfile::tempfile().and_then(|file| file.metadata()).is_ok_and(|file| file.uid() == 0)
 }
