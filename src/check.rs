@@ -1,6 +1,7 @@
 //! Looks at everything that a sync needs, and says all that is wrong or will be, at once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::catalog;
 use crate::config::{Endpoint, InitialPath, Pipeline, ReplicationKey, Rule, Side};
@@ -10,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;
 use crate::inspect::{self, Inspected, Rights};
 use crate::interrupt::Interrupt;
+use crate::notify;
 use crate::pg_dump::Installed;
 use crate::plan::{self, Decision, Situation};
 use crate::report::{About, Checkup, Finding, ToCopy, bytes};
@@ -34,6 +36,13 @@ pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
         return Ok(checkup);
     }
     pg_dump(pipeline, &source, &mut checkup);
+    files(pipeline, &mut checkup);
+    if pipeline.webhook.as_ref().is_some_and(|url| !notify::understands(url.reveal())) {
+        // The value is not repeated: it may hold a token.
+        let error = Error::table("`WEBHOOK_URL` cannot be understood");
+        let hint = "write it as https://HOST/PATH, with %-escapes for what has a meaning in URLs";
+        checkup.add(Finding::error(About::Pipeline, error.hint(hint)));
+    }
     let tables = Tables {
         pipeline,
         source: &mut source,
@@ -48,6 +57,31 @@ pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
         }
         Ok(()) => Ok(checkup),
     }
+}
+
+/// Whether the user who runs this may write what a sync writes on this host.
+fn files(pipeline: &Pipeline, checkup: &mut Checkup) {
+    let state = pipeline.directory.join(state::FOLDER);
+    let state = if state.exists() { state } else { pipeline.directory.clone() };
+    let metrics = pipeline.metrics.as_deref().and_then(Path::parent).map(Path::to_owned);
+    for folder in std::iter::once(state).chain(metrics) {
+        // Access rights say little of full and of read-only disks.
+        if let Err(error) = write_and_remove(&folder) {
+            let error = Error::table(format!("cannot write into `{}`", folder.display()))
+                .caused_by(&error)
+                .hint("let the user who runs the syncs own it");
+            checkup.add(Finding::error(About::Pipeline, error));
+        }
+    }
+}
+
+/// Writes a file and removes it.
+fn write_and_remove(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(format!(".check-{}", std::process::id()));
+    let written = std::fs::write(&path, "x");
+    // Where it was not made there is nothing to remove.
+    let _ = std::fs::remove_file(&path);
+    written
 }
 
 /// Connects with one side, and says how, and what the role may do.

@@ -61,6 +61,16 @@ fn may_pass(failure: &ureq::Error) -> bool {
     }
 }
 
+/// Whether a webhook's URL can be understood.
+#[must_use]
+pub fn understands(url: &str) -> bool {
+    let Ok(url) = url.parse::<ureq::http::Uri>() else { return false };
+    let Some(there) = url.authority() else { return false };
+    let port = there.as_str().rsplit_once(':').map_or("", |(_, port)| port);
+    let no_port = port.is_empty() || port.ends_with(']');
+    !there.host().is_empty() && (no_port || port.parse::<u16>().is_ok())
+}
+
 /// The failure in words. What the library says of a URL may repeat it, so that is left out.
 fn described(failure: &ureq::Error) -> String {
     match failure {
@@ -74,9 +84,24 @@ fn described(failure: &ureq::Error) -> String {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             "WEBHOOK_URL is not a usable URL".to_owned()
         }
-        ureq::Error::Io(error) => error.kind().to_string(),
+        ureq::Error::Io(error) => error.to_string(),
         ureq::Error::Tls(what) => format!("TLS failed: {what}"),
         ureq::Error::Rustls(error) => format!("TLS failed: {error}"),
         _ => "the request failed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::understands;
+
+    #[test]
+    fn a_url_has_a_host_and_perhaps_a_port() {
+        for good in ["http://h", "HTTPS://h:443/x?y=z", "http://[::1]/x", "http://[::1]:80/x"] {
+            assert!(understands(good), "{good}");
+        }
+        for bad in ["http://exa mple/", "http://[::1", "https://h:99999/", "https:///x"] {
+            assert!(!understands(bad), "{bad}");
+        }
     }
 }

@@ -47,13 +47,8 @@ pub(super) fn interpret(
     directory: &Path,
     mistakes: &mut Vec<String>,
 ) -> Option<Settings> {
-    let mut variables = variables.clone();
-    for side in [Side::Source, Side::Destination] {
-        url::expand(side.prefix(), &mut variables, mistakes);
-    }
-    let variables = &variables;
-    let source = endpoint(Side::Source, directory, variables, mistakes);
-    let destination = endpoint(Side::Destination, directory, variables, mistakes);
+    let mut side = |side| endpoint_or_url(side, directory, variables, mistakes);
+    let (source, destination) = (side(Side::Source), side(Side::Destination));
     let webhook = webhook(variables, mistakes);
     let pipeline = present(variables, "PIPELINE_NAME")
         .map_or_else(|| name_of_directory(directory), str::to_owned);
@@ -74,9 +69,18 @@ pub(super) fn source(
     variables: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
 ) -> Option<Endpoint> {
+    endpoint_or_url(Side::Source, directory, variables, mistakes)
+}
+
+fn endpoint_or_url(
+    side: Side,
+    directory: &Path,
+    variables: &BTreeMap<String, String>,
+    mistakes: &mut Vec<String>,
+) -> Option<Endpoint> {
     let mut variables = variables.clone();
-    url::expand(Side::Source.prefix(), &mut variables, mistakes);
-    endpoint(Side::Source, directory, &variables, mistakes)
+    url::expand(side.prefix(), &mut variables, mistakes)?;
+    endpoint(side, directory, &variables, mistakes)
 }
 
 fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {

@@ -21,13 +21,15 @@ const PARAMETERS: [(&str, &str); 9] = [
 
 /// Replaces a URL by the variables it stands for. What a single variable says beside it must be
 /// the same. The URL is never repeated: it may hold a password.
+///
+/// `None` where it cannot be understood: what the variables lack then means nothing.
 pub(super) fn expand(
     prefix: &str,
     variables: &mut BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
-) {
+) -> Option<()> {
     let name = format!("{prefix}_URL");
-    let Some(url) = variables.remove(&name).filter(|url| !url.is_empty()) else { return };
+    let Some(url) = variables.remove(&name).filter(|url| !url.is_empty()) else { return Some(()) };
     let parts = match parse(url.trim()) {
         Ok(parts) => parts,
         Err(why) => {
@@ -35,7 +37,7 @@ pub(super) fn expand(
                 "`{name}` {why}: write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with \
                  %-escapes for what has a meaning in URLs"
             ));
-            return;
+            return None;
         }
     };
     for (part, value) in parts {
@@ -47,6 +49,7 @@ pub(super) fn expand(
             _ => drop(variables.insert(single, value)),
         }
     }
+    Some(())
 }
 
 /// The variables of a URL, without their prefix, or what is wrong with it.

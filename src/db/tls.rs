@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -30,10 +31,9 @@ fn configuration(tls: &Tls) -> Result<ClientConfig> {
         _ => (roots(tls)?, client_certificate(tls)),
     };
     let verifier: Arc<dyn ServerCertVerifier> = match (tls.mode, roots) {
-        (TlsMode::VerifyFull, Some(roots)) => web_pki(roots, &provider)?,
         // As libpq has it, `require` verifies the chain where a root certificate is at hand.
-        (TlsMode::VerifyCa | TlsMode::Require, Some(roots)) => {
-            Arc::new(AnyName(web_pki(roots, &provider)?))
+        (TlsMode::VerifyFull | TlsMode::VerifyCa | TlsMode::Require, Some(roots)) => {
+            Arc::new(Trusting::new(roots, tls.mode == TlsMode::VerifyFull, &provider)?)
         }
         (TlsMode::VerifyCa | TlsMode::VerifyFull, None) => {
             return Err(Error::configuration(format!(
@@ -68,7 +68,13 @@ fn configuration(tls: &Tls) -> Result<ClientConfig> {
     })
 }
 
-fn roots(tls: &Tls) -> Result<Option<RootCertStore>> {
+/// What is trusted: authorities, and those certificates among them that a server may show itself.
+struct Roots {
+    store: RootCertStore,
+    own: Vec<CertificateDer<'static>>,
+}
+
+fn roots(tls: &Tls) -> Result<Option<Roots>> {
     let file = match tls.root_certificate.as_deref() {
         Some(SYSTEM) => return Ok(Some(system_roots())),
         Some(file) => PathBuf::from(file),
@@ -77,9 +83,9 @@ fn roots(tls: &Tls) -> Result<Option<RootCertStore>> {
             None => return Ok(None),
         },
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&file)? {
-        roots.add(certificate).map_err(|error| {
+    let mut roots = Roots { store: RootCertStore::empty(), own: certificates(&file)? };
+    for certificate in &roots.own {
+        roots.store.add(certificate.clone()).map_err(|error| {
             Error::configuration(format!("`{}` holds a bad certificate", file.display()))
                 .caused_by(&error)
         })?;
@@ -87,9 +93,9 @@ fn roots(tls: &Tls) -> Result<Option<RootCertStore>> {
     Ok(Some(roots))
 }
 
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+fn system_roots() -> Roots {
+    let mut roots = Roots { store: RootCertStore::empty(), own: Vec::new() };
+    roots.store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     roots
 }
 
@@ -121,20 +127,36 @@ fn default_file(name: &str) -> Option<PathBuf> {
     file.is_file().then_some(file)
 }
 
-fn web_pki(
-    roots: RootCertStore,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>> {
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| Error::configuration("no trusted certificates").caused_by(&error))
+/// `verify-full`, and `verify-ca`, for which a certificate may name any host.
+#[derive(Debug)]
+struct Trusting {
+    authorities: Arc<WebPkiServerVerifier>,
+    own: Vec<CertificateDer<'static>>,
+    name_counts: bool,
 }
 
-/// `verify-ca`: a trusted authority signed the certificate, whatever host it names.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+impl Trusting {
+    fn new(roots: Roots, name_counts: bool, provider: &Arc<CryptoProvider>) -> Result<Self> {
+        let Roots { store, own } = roots;
+        let authorities =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+                .build()
+                .map_err(|error| {
+                    Error::configuration("no trusted certificates").caused_by(&error)
+                })?;
+        Ok(Self { authorities, own, name_counts })
+    }
 
-impl ServerCertVerifier for AnyName {
+    /// Whether a server shows a certificate that is trusted itself: one that signed itself, as
+    /// PostgreSQL's manual has it made. Only that it may also sign others is held against it, which
+    /// is looked at after its dates.
+    fn is_trusted_itself(&self, shown: &CertificateDer<'_>, error: &rustls::Error) -> bool {
+        self.own.iter().any(|own| own == shown)
+            && format!("{error:?}").contains("CaUsedAsEndEntity")
+    }
+}
+
+impl ServerCertVerifier for Trusting {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -144,11 +166,23 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-        {
+        let verified = self.authorities.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
             Err(rustls::Error::InvalidCertificate(
                 NotValidForName | NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !self.name_counts => Ok(ServerCertVerified::assertion()),
+            Err(error) if self.is_trusted_itself(end_entity, &error) => {
+                if self.name_counts {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
             other => other,
         }
     }
@@ -159,7 +193,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.authorities.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -168,11 +202,11 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.authorities.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.authorities.supported_verify_schemes()
     }
 }
 

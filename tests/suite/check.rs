@@ -143,3 +143,19 @@ fn without_a_pg_dump_copy_reads_and_check_says_so() {
     case.write_tables(&json!([with(by("orders", "updated_at"), &json!({"initial": "copy"}))]));
     assert!(of(&check(&case, 0), "warning").is_empty());
 }
+
+#[test]
+fn files_that_cannot_be_written_are_found() {
+    let case =
+        Case::new("CREATE TABLE orders (id int PRIMARY KEY, at int)", &json!([by("orders", "at")]));
+    case.write_env("METRICS_FILE=absent/metrics.prom\nWEBHOOK_URL='http://exa mple/T0KEN'");
+    // A file has the folder's name.
+    case.write("sync-state", "");
+    case.run(&["check"])
+        .expect(1)
+        .says("cannot write into")
+        .says("sync-state`")
+        .says("absent`")
+        .says("`WEBHOOK_URL` cannot be understood")
+        .says("let the user who runs the syncs own it");
+}

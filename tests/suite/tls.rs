@@ -38,6 +38,19 @@ impl Authority {
     }
 }
 
+/// A certificate of a server that is its own authority, as PostgreSQL's manual has it made.
+fn alone(host: &str, expired: bool) -> (String, String) {
+    let mut params = CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, host);
+    if expired {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    }
+    let key = KeyPair::generate().expect("a key");
+    (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+}
+
 #[test]
 fn each_mode_trusts_what_libpq_would_trust() {
     let servers = Servers::start();
@@ -53,7 +66,10 @@ fn each_mode_trusts_what_libpq_would_trust() {
     let home = tempfile::tempdir().expect("a folder");
     case.set("HOME", &home.path().display().to_string());
     let trusted = case.path().join("trusted.pem");
-    fs::write(&trusted, &ours.pem).expect("a file");
+    let (alone_good, alone_expired) = (alone("localhost", false), alone("localhost", true));
+    let alone_foreign = alone("localhost", false);
+    let all = [&*ours.pem, &alone_good.0, &alone_expired.0].concat();
+    fs::write(&trusted, all).expect("a file");
     let good = ours.sign("localhost", false);
     let expired = ours.sign("localhost", true);
     let foreign = theirs.sign("localhost", false);
@@ -73,6 +89,23 @@ fn each_mode_trusts_what_libpq_would_trust() {
         (&foreign, "localhost", "verify-ca", true, Some(tells("UnknownIssuer"))),
         (&expired, "localhost", "require", false, None),
         (&expired, "localhost", "verify-full", true, Some(tells("certificate expired"))),
+        (&alone_good, "localhost", "verify-full", true, None),
+        (&alone_good, "127.0.0.1", "verify-ca", true, None),
+        (
+            &alone_good,
+            "127.0.0.1",
+            "verify-full",
+            true,
+            Some(tells("certificate not valid for name")),
+        ),
+        (&alone_expired, "localhost", "verify-full", true, Some(tells("certificate expired"))),
+        (
+            &alone_foreign,
+            "localhost",
+            "verify-ca",
+            true,
+            Some("invalid peer certificate".to_owned()),
+        ),
     ];
     let mut served: Option<&(String, String)> = None;
     for (certificate, host, mode, trust, failure) in cases {
