@@ -121,6 +121,19 @@ pub struct Storage {
     pub oid: u32,
     /// `pg_class.relfilenode`.
     pub file: u32,
+    /// For a part of another table, the sum of the transactions that have made it one: a part that
+    /// was detached, written to and attached again has another one. Older receipts do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<i64>,
+}
+
+impl Storage {
+    /// Whether a part that was stored like `before` is still where it was.
+    #[must_use]
+    pub fn is_still(&self, before: &Self) -> bool {
+        (self.oid, self.file) == (before.oid, before.file)
+            && (before.attached.is_none() || self.attached == before.attached)
+    }
 }
 
 /// The transactions that a snapshot sees, in 64 bits.

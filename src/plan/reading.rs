@@ -117,7 +117,8 @@ fn moved(before: &Progress, source: &SourceTable) -> Vec<u32> {
     if planted(Fault::StorageIgnored) {
         return Vec::new();
     }
-    let parts = source.storage.iter().filter(|part| !known.contains(part));
+    let parts =
+        source.storage.iter().filter(|part| !known.iter().any(|known| part.is_still(known)));
     parts.map(|part| part.oid).collect()
 }
 
@@ -128,7 +129,11 @@ mod tests {
     use crate::watermark::Watermark;
     use crate::watermark::key::{KeyType, Lookback};
 
-    const PARTS: [Storage; 2] = [Storage { oid: 1, file: 10 }, Storage { oid: 2, file: 20 }];
+    const PARTS: [Storage; 2] = [part(1, 10), part(2, 20)];
+
+    const fn part(oid: u32, file: u32) -> Storage {
+        Storage { oid, file, attached: None }
+    }
 
     fn source(storage: &[Storage]) -> SourceTable {
         SourceTable {
@@ -197,7 +202,7 @@ mod tests {
         let read = since(&old, None, &source(&PARTS), &position(None));
         assert_eq!(read.condition, Some(format!("({RECENT}) OR tableoid IN (2)")));
         assert!(read.notes[0].starts_with("one part of it is new"), "{read:?}");
-        let rewritten = [Storage { oid: 1, file: 11 }];
+        let rewritten = [part(1, 11)];
         let read = since(&old, None, &source(&rewritten), &position(None));
         assert_eq!(read.condition, None);
         assert!(read.notes[0].contains("all rows are read"), "{read:?}");
@@ -221,7 +226,7 @@ mod tests {
         assert_eq!(pending, "(\"at\" >= '7'::integer OR \"at\" IS NULL)");
         assert_eq!(unseen(&whole, None, &view, &now), None);
         // A part that was attached is newer, one that was rewritten is not.
-        let parts = [Storage { oid: 1, file: 11 }, PARTS[1]];
+        let parts = [part(1, 11), PARTS[1]];
         let old = before(None, &PARTS[..1]);
         let pending = unseen(&old, None, &source(&parts), &now).unwrap();
         assert_eq!(pending, format!("({NEWER}) OR tableoid IN (2)"));

@@ -176,18 +176,20 @@ SELECT CASE WHEN has_table_privilege(c.oid, 'SELECT') IS NOT NULL THEN json_buil
     FROM pg_current_snapshot() AS now)) END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
-  WITH RECURSIVE tree (oid) AS (
-    SELECT c.oid
+  WITH RECURSIVE paths (oid, attached) AS (
+    SELECT c.oid, 0::bigint
     UNION
-    SELECT child.inhrelid FROM tree CROSS JOIN LATERAL (
-      SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = tree.oid OFFSET 0) child)
+    SELECT child.oid, paths.attached + child.attached FROM paths CROSS JOIN LATERAL (
+      SELECT i.inhrelid, i.xmin::text::bigint FROM pg_inherits i
+      WHERE i.inhparent = paths.oid OFFSET 0) child (oid, attached))
   SELECT
-    coalesce(json_agg(json_build_object('oid', s.oid::bigint, 'file', s.relfilenode::bigint)
-      ORDER BY s.oid) FILTER (WHERE s.relkind IN ('r', 'm')), '[]') AS storage,
+    coalesce(json_agg(json_build_object('oid', s.oid::bigint, 'file', s.relfilenode::bigint,
+      'attached', nullif(tree.attached, 0)) ORDER BY s.oid) FILTER (WHERE s.relkind IN ('r', 'm')), '[]') AS storage,
     coalesce(bool_or(s.relkind = 'f'), false) AS has_foreign,
     coalesce(sum(greatest(s.relpages, 0)::bigint), 0) * current_setting('block_size')::bigint AS bytes,
     coalesce(sum(greatest(s.reltuples, 0)) FILTER (WHERE s.relkind <> 'p'), 0)::bigint AS rows
-  FROM tree CROSS JOIN LATERAL (SELECT p.* FROM pg_class p WHERE p.oid = tree.oid OFFSET 0) s) parts
+  FROM (SELECT oid, sum(attached)::bigint FROM paths GROUP BY oid) AS tree (oid, attached)
+  CROSS JOIN LATERAL (SELECT p.* FROM pg_class p WHERE p.oid = tree.oid OFFSET 0) s) parts
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY ($2)",
     )
 }

@@ -285,6 +285,45 @@ fn old_rows_in_new_places_are_found() {
 }
 
 #[test]
+fn old_rows_that_were_written_to_a_part_while_it_was_none_are_found() {
+    let mut case = Case::new(
+        "CREATE TABLE parted (id int PRIMARY KEY, at int) PARTITION BY RANGE (id);
+         CREATE TABLE middle PARTITION OF parted FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF middle FOR VALUES FROM (0) TO (50);
+         INSERT INTO parted VALUES (1, 100);
+         CREATE TABLE parent (id int PRIMARY KEY, at int); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);
+         INSERT INTO child VALUES (1, 100)",
+        &json!([by("parted", "at"), by("parent", "at")]),
+    );
+    case.sync();
+    let still = "parted-incremental-0 || parent-incremental-0";
+    case.sync().says(still);
+    for (id, away, back) in [
+        (
+            2,
+            "middle DETACH PARTITION part",
+            "middle ATTACH PARTITION part FOR VALUES FROM (0) TO (50)",
+        ),
+        (
+            3,
+            "parted DETACH PARTITION middle",
+            "parted ATTACH PARTITION middle FOR VALUES FROM (0) TO (100)",
+        ),
+    ] {
+        case.at_source(&format!(
+            "ALTER TABLE {away}; INSERT INTO part VALUES ({id}, 5); ALTER TABLE {back}"
+        ));
+        case.sync().says("all rows are read");
+        case.assert_equal("public.parted");
+        case.sync().says(still);
+    }
+    case.at_source("ALTER TABLE child NO INHERIT parent; INSERT INTO child VALUES (2, 5); ALTER TABLE child INHERIT parent");
+    case.sync();
+    case.assert_equal("public.parent");
+    case.sync().says(still);
+}
+
+#[test]
 fn xmin_needs_no_column_and_finds_every_change() {
     let mut case = Case::new(
         "CREATE TABLE t (id int PRIMARY KEY, note text); INSERT INTO t SELECT n, 'x' FROM generate_series(1, 100) n;
