@@ -13,8 +13,8 @@ use crate::inspect::{self, Inspected, Rights};
 use crate::interrupt::Interrupt;
 use crate::notify;
 use crate::pg_dump::Installed;
-use crate::plan::{self, Decision, Situation};
-use crate::report::{About, Checkup, Finding, ToCopy, bytes};
+use crate::plan::{self, Decision, Remembered, Situation};
+use crate::report::{About, Checkup, Finding, ToCopy, bytes, counted};
 use crate::sql::copy::holds_null_key;
 use crate::sql::{self, Qualified, identifiers};
 use crate::state;
@@ -440,9 +440,11 @@ impl Tables<'_> {
         let about = || About::Table(situation.rule.name.clone());
         let key = situation.shape.key.as_ref();
         let directory = &self.pipeline.directory;
-        let decision =
-            state::remember(directory, table, situation.destination, key, self.destination)
-                .and_then(|found| plan::decide(situation, &found.remembered, false));
+        let found = state::remember(directory, table, situation.destination, key, self.destination);
+        let nothing_tells = found.as_ref().is_ok_and(|found| {
+            found.receipt.is_none() && matches!(found.remembered, Remembered::Nothing(_))
+        });
+        let decision = found.and_then(|found| plan::decide(situation, &found.remembered, false));
         let mut found = Vec::new();
         match decision {
             Err(error) => found.push(Finding::error(about(), error)),
@@ -451,6 +453,17 @@ impl Tables<'_> {
                 *tables += 1;
                 *rows += situation.source.estimated_rows;
                 *bytes += situation.source.estimated_bytes;
+                let there = situation.destination.filter(|there| there.estimated_rows > 0);
+                if let Some(there) = there.filter(|_| nothing_tells) {
+                    let said = format!(
+                        "the next sync replaces `{}`, which has about {} and no receipt",
+                        table.plain(),
+                        counted(there.estimated_rows, "row")
+                    );
+                    let hint = "if it is not a copy, rename it, or give the copy a \
+                         \"destination_name\"";
+                    found.push(Finding::warning(about(), &said, hint.to_owned()));
+                }
             }
             Ok(Decision::Merge { .. }) => {}
         }

@@ -159,3 +159,14 @@ fn files_that_cannot_be_written_are_found() {
         .says("`WEBHOOK_URL` cannot be understood")
         .says("let the user who runs the syncs own it");
 }
+
+#[test]
+fn a_table_that_this_tool_has_not_made_is_said_to_be_replaced() {
+    let mut case =
+        Case::new("CREATE TABLE orders (id int PRIMARY KEY, at int)", &json!([by("orders", "at")]));
+    case.at_destination("CREATE TABLE orders (precious text); INSERT INTO orders SELECT 'gold' FROM generate_series(1, 50)");
+    case.run(&["check"]).expect(0).says("the next sync replaces `public.orders`");
+    case.sync();
+    let run = case.run(&["check"]);
+    assert!(!run.stdout.contains("replaces"), "{}", run.stdout);
+}
