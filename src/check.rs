@@ -18,7 +18,7 @@ use crate::report::{About, Checkup, Finding, ToCopy, bytes, counted};
 use crate::sql::copy::holds_null_key;
 use crate::sql::{self, Qualified, identifiers};
 use crate::state;
-use crate::table::{DestinationTable, SourceTable, staging_name};
+use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
 use crate::watermark::key::KeyType;
 
 /// Looks at everything. What is found is no failure of the looking.
@@ -234,6 +234,7 @@ impl Tables<'_> {
             .rules
             .iter()
             .flat_map(|rule| [rule.destination_name.clone(), staging_name(&rule.destination_name)])
+            .chain([RECEIPTS.to_owned()])
             .collect();
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         let mut here = catalog::destination_tables(self.destination, into, &own)?;
@@ -440,7 +441,9 @@ impl Tables<'_> {
         let about = || About::Table(situation.rule.name.clone());
         let key = situation.shape.key.as_ref();
         let directory = &self.pipeline.directory;
-        let found = state::remember(directory, table, situation.destination, key, self.destination);
+        let keeps_all = situation.rule.keeps_every_row();
+        let there = situation.destination;
+        let found = state::remember(directory, table, there, key, keeps_all, self.destination);
         let nothing_tells = found.as_ref().is_ok_and(|found| {
             found.receipt.is_none() && matches!(found.remembered, Remembered::Nothing(_))
         });

@@ -46,11 +46,12 @@ impl<'a> Connections<'a> {
             let source = alive(source, &pipeline.source, interrupt)?;
             (source, alive(destination, &pipeline.destination, interrupt)?)
         };
-        for (side, server) in lost.drain(..) {
+        while let Some((side, server)) = lost.last() {
             match side {
-                Side::Source => source.end(&server)?,
-                Side::Destination => destination.end(&server)?,
+                Side::Source => source.end(server)?,
+                Side::Destination => destination.end(server)?,
             }
+            lost.pop();
         }
         Ok((source, destination))
     }
@@ -77,8 +78,8 @@ impl<'a> Connections<'a> {
             };
             if error.kind == Kind::Unreachable {
                 let sessions = [&self.source, &self.destination].into_iter().flatten();
-                self.lost =
-                    sessions.map(|session| (session.side(), session.server.clone())).collect();
+                let lost = sessions.map(|session| (session.side(), session.server.clone()));
+                self.lost.extend(lost);
             }
             self.drop_both();
             let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };

@@ -190,7 +190,7 @@ impl Session {
 
     /// Whether a pooler gives the process that works for us to others between two transactions.
     fn is_shared(&mut self) -> Result<bool> {
-        let Self { runtime, watch, .. } = self;
+        let Self { runtime, client, watch, .. } = self;
         let another = async {
             let client = open(&watch.configuration, &watch.connector).await?;
             let said = client.simple_query(session::PROCESS_OF_OUR_OWN).await?;
@@ -199,8 +199,17 @@ impl Session {
         let other = runtime.block_on(async { timeout(POOLER_TIMEOUT, another).await });
         // Who does not get another session shares none with it.
         let Ok(Ok((_working, said))) = other else { return Ok(false) };
-        let theirs = by_statement(said).concat().pop().and_then(|mut row| row.pop()).flatten();
-        let ours = self.value("ask which process works for us", session::PROCESS)?;
+        let asked = client.simple_query(session::PROCESS);
+        let answer = match runtime.block_on(async { timeout(POOLER_TIMEOUT, asked).await }) {
+            Ok(answer) => answer.map_err(|error| {
+                self.explain("ask which process works for us", Failure::Server(error))
+            })?,
+            // The other has got the only one there is.
+            Err(_) => return Ok(true),
+        };
+        let process =
+            |said| by_statement(said).concat().pop().and_then(|mut row| row.pop()).flatten();
+        let (ours, theirs) = (process(answer), process(said));
         Ok(ours == theirs || ours != Some(self.server.process.to_string()))
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::crash;
 use crate::db::Session;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::Remembered;
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::{self, Qualified};
@@ -34,12 +34,16 @@ pub struct Found {
 
 /// Compares the receipt with the state file and settles what counts.
 ///
+/// `keeps_all` where the destination keeps every row that the source has had, so that one of them is as
+/// late as the receipt says.
+///
 /// Fails on a version from the future: an older tool must not guess.
 pub fn remember(
     directory: &Path,
     table: &Qualified,
     destination_table: Option<&DestinationTable>,
     key: Option<&Key>,
+    keeps_all: bool,
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
@@ -50,13 +54,15 @@ pub fn remember(
     let there = destination_table.is_some();
     let start = receipt.as_ref().and_then(|receipt| receipt.progress.watermark.start.as_deref());
     let lost = match beside {
-        WrittenBeside::It => None,
+        WrittenBeside::It | WrittenBeside::NobodyKnows => None,
         WrittenBeside::Another => Some(format!(
             "the destination table was made anew by somebody else since the receipt was written \
              ({})",
             said(start)
         )),
-        WrittenBeside::OtherRows => lost_rows(destination, table, start, key)?,
+        WrittenBeside::OtherRows => {
+            lost_rows(destination, table, start.filter(|_| keeps_all), key)?
+        }
     };
     let written_beside_it = beside == WrittenBeside::It;
     let remembered = match (receipt, file, key) {
@@ -163,26 +169,29 @@ fn confirmed(
 }
 
 /// Why the rows of a table that is stored anew are not those that its receipt speaks of, if they are
-/// not: VACUUM FULL keeps them, TRUNCATE does not.
+/// not: VACUUM FULL keeps them, TRUNCATE does not. `start` is how late one of them must be, if it is
+/// known.
 fn lost_rows(
     destination: &mut Session,
     table: &Qualified,
     start: Option<&str>,
     key: Option<&Key>,
 ) -> Result<Option<String>> {
-    let lost = if let Some(watermark) = start {
-        !has_reached(destination, table, watermark, key)?
-    } else {
-        let question = sql::copy::is_empty(table);
-        destination.value("look for rows", &question)?.as_deref() == Some("t")
-    };
-    Ok(lost.then(|| {
-        format!(
-            "somebody has emptied the destination table: it has no row as late as the receipt says \
-             ({})",
-            said(start)
-        )
-    }))
+    let question = sql::copy::is_empty(table);
+    if destination.value("look for rows", &question)?.as_deref() == Some("t") {
+        return Ok(Some("somebody has emptied the destination table".to_owned()));
+    }
+    let Some(watermark) = start else { return Ok(None) };
+    match has_reached(destination, table, watermark, key) {
+        // The key, or its type, is another one: that decides.
+        Err(error) if error.kind == Kind::Table => Ok(None),
+        reached => Ok((!reached?).then(|| {
+            format!(
+                "somebody has emptied the destination table: it has no row as late as the receipt \
+                 says ({watermark})"
+            )
+        })),
+    }
 }
 
 /// Whether the destination has a row as late as a watermark.
@@ -222,8 +231,10 @@ fn read_receipt(
 /// What a receipt was written beside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrittenBeside {
-    /// The table that is there, as far as anybody can tell.
+    /// The table that is there.
     It,
+    /// Perhaps that table.
+    NobodyKnows,
     /// Another one of its name.
     Another,
     /// This one, when its rows were stored elsewhere.
@@ -249,6 +260,7 @@ pub fn receipts(
             let beside = match beside.as_deref() {
                 Some(sql::receipt::REPLACED) => WrittenBeside::Another,
                 Some(sql::receipt::REWRITTEN) => WrittenBeside::OtherRows,
+                Some(sql::receipt::UNKNOWN) => WrittenBeside::NobodyKnows,
                 _ => WrittenBeside::It,
             };
             Some((table, receipt, beside))

@@ -121,8 +121,9 @@ impl TableVerification<'_> {
         let (source, key) = (situation.source, situation.shape.key.as_ref());
         let receipts = situation.receipts();
         let directory = &self.pipeline.directory;
+        let (there, keeps_all) = (situation.destination, situation.rule.keeps_every_row());
         let found =
-            state::remember(directory, self.table, situation.destination, key, self.destination)?;
+            state::remember(directory, self.table, there, key, keeps_all, self.destination)?;
         let Remembered::Receipt(receipt) = found.remembered else { return Ok((None, None)) };
         if receipt.origin.outdated_by(situation.origin).is_some() {
             return Ok((None, None));

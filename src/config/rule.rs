@@ -37,6 +37,14 @@ pub struct Rule {
     pub settle: Duration,
 }
 
+impl Rule {
+    /// Whether the destination keeps every row that the source has ever shown.
+    #[must_use]
+    pub fn keeps_every_row(&self) -> bool {
+        self.filter.is_none() && self.deletes == Deletes::Keep
+    }
+}
+
 /// The wait where the rule says nothing.
 pub(super) const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
 

@@ -31,6 +31,8 @@ pub enum Decision {
         sync_type: SyncType,
         /// Why, as the second half of a sentence.
         reason: String,
+        /// Whether nobody has asked for it, so that it must not be much smaller.
+        unasked: bool,
     },
     /// Rows that changed since are merged.
     Merge {
@@ -45,7 +47,7 @@ pub enum Decision {
 
 impl Decision {
     fn initial(reason: impl Into<String>) -> Self {
-        Self::Copy { sync_type: SyncType::Initial, reason: reason.into() }
+        Self::Copy { sync_type: SyncType::Initial, reason: reason.into(), unasked: true }
     }
 }
 
@@ -66,7 +68,8 @@ pub fn decide(
         (false, Mode::IncrementalDeduped | Mode::IncrementalAppend | Mode::Diff) => None,
     };
     if let Some(reason) = asked {
-        return Ok(Decision::Copy { sync_type: SyncType::FullRefresh, reason: reason.to_owned() });
+        let reason = reason.to_owned();
+        return Ok(Decision::Copy { sync_type: SyncType::FullRefresh, reason, unasked: false });
     }
     let Some(destination) = situation.destination else {
         return Ok(Decision::initial("there is no such table at the destination"));
@@ -296,7 +299,9 @@ mod tests {
     /// The decision in words: the kind of sync and why, or the error.
     fn decided(situation: &Situation, remembered: &Remembered, full_refresh: bool) -> String {
         match decide(situation, remembered, full_refresh) {
-            Ok(Decision::Copy { sync_type, reason }) => format!("{}: {reason}", sync_type.name()),
+            Ok(Decision::Copy { sync_type, reason, .. }) => {
+                format!("{}: {reason}", sync_type.name())
+            }
             Ok(Decision::Merge { reason, .. }) => format!("merge: {reason}"),
             Err(error) => format!("error: {}", error.message),
         }

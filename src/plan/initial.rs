@@ -14,6 +14,8 @@ use crate::table::{DELETED_AT, Kind, SourceTable, digest, own_index_name};
 /// What only a first copy needs to know.
 #[derive(Clone, Copy, Debug)]
 pub struct First<'a> {
+    /// Whether nobody has asked for the copy, so that it must not be much smaller.
+    pub unasked: bool,
     /// What people have put on the destination's present table.
     pub dependents: Option<&'a Dependents>,
     /// Why pg_dump cannot be used at all, if so.
@@ -65,7 +67,7 @@ pub fn initial(
         before,
         load: Some(load),
         meanwhile: Vec::new(),
-        after: after_load(situation, &new, sync_type, first),
+        after: after_load(situation, &new, first),
         reconciliation: None,
         finish: vec![
             write_receipt(situation, first.receipt),
@@ -134,16 +136,10 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
     }
 }
 
-fn after_load(
-    situation: &Situation,
-    new: &Qualified,
-    sync_type: SyncType,
-    first: &First,
-) -> Vec<Step> {
+fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step> {
     let (table, shape) = (situation.table, situation.shape);
     let mut steps: Vec<Step> = situation.end_of_snapshot().into_iter().collect();
-    // Who asks for a new copy knows why.
-    if sync_type == SyncType::Initial {
+    if first.unasked {
         steps.extend(no_shrinking(situation, new));
     }
     let own_name = own_index_name(&table.name);
@@ -207,7 +203,9 @@ fn no_shrinking(situation: &Situation, new: &Qualified) -> Option<Step> {
     let there = situation.destination.filter(|_| percent < 100)?;
     let marked = there.columns.iter().any(|column| column.name == DELETED_AT);
     let purpose = format!("replace `{}` by a new copy that is so much smaller", table.plain());
-    let sql = swap::shrinks(table, new, (percent, GUARDED_ROWS), marked);
+    let asked = swap::shrinks(table, new, (percent, GUARDED_ROWS), marked);
+    // The present table is not kept from others until the copy is done.
+    let sql = [session::SAVEPOINT, &asked, session::ROLLBACK_TO_SAVEPOINT].join(";\n");
     Some(Step::destination(&purpose, sql).result(Outcome::NoRow).hint(format!(
         "look whether the source is complete, for \"max_delete_percent\" is {percent}; if it is, \
          copy it with `incremental-replication sync --table {} --full-refresh`",
@@ -355,6 +353,7 @@ mod tests {
             let situation = Situation { destination_version, ..setting.situation() };
             let receipt = receipt(&situation);
             let first = First {
+                unasked: true,
                 dependents: None,
                 pg_dump_unusable: None,
                 user: "owner",
@@ -373,17 +372,13 @@ mod tests {
             let situation = Situation { destination_version, ..setting.situation() };
             let dependents = indexes.map(|indexes| Dependents { indexes, ..Dependents::bare() });
             let first = First {
+                unasked: false,
                 dependents: dependents.as_ref(),
                 pg_dump_unusable: None,
                 user: "owner",
                 receipt: &receipt(&situation),
             };
-            first_words(&after_load(
-                &situation,
-                &Qualified::new("copies", "new"),
-                SyncType::FullRefresh,
-                &first,
-            ))
+            first_words(&after_load(&situation, &Qualified::new("copies", "new"), &first))
         };
         let merged = || Setting::new(MERGED, true);
         let own = || index(&own_index_name("t"));

@@ -34,19 +34,20 @@ pub const REPLACED: &str = "replaced";
 /// as it was.
 pub const REWRITTEN: &str = "rewritten";
 
+/// The same where nobody can tell: an older version has written the receipt, or the table of receipts
+/// itself is another one, so that all were brought here together from elsewhere, and belong together.
+pub const UNKNOWN: &str = "unknown";
+
 /// Reads the receipts of these tables: a row each, if there is one, with the table's name, the
-/// version, the JSON, and NULL, [`REPLACED`] or [`REWRITTEN`].
-///
-/// Where the table of receipts itself is another one, all were brought here together from elsewhere,
-/// and belong together.
+/// version, the JSON, and NULL, [`REPLACED`], [`REWRITTEN`] or [`UNKNOWN`].
 #[must_use]
 pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
     let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
     format!(
         "SELECT r.table_name, r.version::text, r.receipt::text,\n  \
-         CASE WHEN beside[1] = r.tableoid::text THEN\n    \
-         CASE WHEN beside[2] <> c.oid::text THEN '{REPLACED}'\n    \
-         WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}' END END\n\
+         CASE WHEN beside[1] IS DISTINCT FROM r.tableoid::text THEN '{UNKNOWN}'\n    \
+         WHEN beside[2] <> c.oid::text THEN '{REPLACED}'\n    \
+         WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}' END\n\
          FROM {receipts} r\n\
          CROSS JOIN LATERAL string_to_array(to_jsonb(r) ->> '{WRITTEN_BESIDE}', '/') AS beside\n\
          LEFT JOIN pg_class c ON c.relname = r.table_name\n  \

@@ -167,7 +167,8 @@ pub fn doing(process: i32) -> String {
 pub fn end_lost(process: i32, met_at: &str, name: &str) -> String {
     format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-         WHERE pid = {process} AND backend_start <= {}::timestamptz AND application_name = {}",
+         WHERE pid = {process} AND pid <> pg_backend_pid() \
+         AND backend_start <= {}::timestamptz AND application_name = {}",
         literal(met_at),
         literal(name)
     )

@@ -65,7 +65,8 @@ impl TableSync<'_> {
             Err(error) if plan.heals_by_copying(&error) => {
                 catalog::open_snapshot(self.source, &name, self.before)?;
                 let reason = "rows at the destination share their unique columns".to_owned();
-                let decision = Decision::Copy { sync_type: SyncType::Initial, reason };
+                let sync_type = SyncType::Initial;
+                let decision = Decision::Copy { sync_type, reason, unasked: false };
                 let (plan, receipt) = self.plan(&situation, decision, &found)?;
                 self.apply(&plan, &receipt, &found, report)
             }
@@ -84,6 +85,7 @@ impl TableSync<'_> {
             self.table,
             situation.destination,
             situation.shape.key.as_ref(),
+            self.rule.keeps_every_row(),
             self.destination,
         )?;
         let decision = plan::decide(situation, &found.remembered, self.request.full_refresh)?;
@@ -187,14 +189,21 @@ impl TableSync<'_> {
                 };
                 Ok((plan::incremental(situation, merge), receipt))
             }
-            Decision::Copy { sync_type, reason } => {
+            Decision::Copy { sync_type, reason, unasked } => {
                 let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
                 let receipt = self.receipt(situation, &Progress::default(), now, watch);
                 let dependents = match situation.destination {
                     Some(_) => catalog::dependents(self.destination, self.table)?,
                     None => None,
                 };
+                // Who changes what the rule asks for has asked for another copy.
+                let same_rule = found.receipt.as_ref().is_none_or(|receipt| {
+                    let (before, now) = (&receipt.origin, situation.origin);
+                    (&before.mode, &before.filter, &before.unique_columns)
+                        == (&now.mode, &now.filter, &now.unique_columns)
+                });
                 let first = First {
+                    unasked: unasked && same_rule,
                     dependents: dependents.as_ref(),
                     pg_dump_unusable: match self.rule.initial {
                         InitialPath::PgDump => self.pg_dump.unusable(),

@@ -306,6 +306,18 @@ fn a_source_that_was_emptied_by_mistake_does_not_empty_the_destination() {
     assert_eq!(case.ask("SELECT count(*) FROM orders"), ["0"]);
 }
 
+#[test]
+fn a_rule_that_asks_for_fewer_rows_gets_them() {
+    let mut case = Case::new(
+        "CREATE TABLE orders (id int PRIMARY KEY, at int); INSERT INTO orders SELECT n, n FROM generate_series(1, 200) n",
+        &json!([by("orders", "at")]),
+    );
+    case.sync();
+    case.write_tables(&json!([with(by("orders", "at"), &json!({"where": "id < 10"}))]));
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["9"]);
+}
+
 /// What pg_dump writes is in another encoding, in which a name is shorter.
 #[test]
 fn names_and_single_bytes_are_not_read_by_pg_dump() {

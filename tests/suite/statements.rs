@@ -162,6 +162,7 @@ impl Facts {
             return plan::incremental(&situation, merge);
         }
         let first = First {
+            unasked: true,
             dependents: self.dependents.as_ref(),
             pg_dump_unusable: None,
             user: "writer",
