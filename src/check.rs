@@ -37,12 +37,7 @@ pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
     }
     pg_dump(pipeline, &source, &mut checkup);
     files(pipeline, &mut checkup);
-    if pipeline.webhook.as_ref().is_some_and(|url| !notify::understands(url.reveal())) {
-        // The value is not repeated: it may hold a token.
-        let error = Error::table("`WEBHOOK_URL` cannot be understood");
-        let hint = "write it as https://HOST/PATH, with %-escapes for what has a meaning in URLs";
-        checkup.add(Finding::error(About::Pipeline, error.hint(hint)));
-    }
+    webhook(pipeline, &mut checkup);
     let tables = Tables {
         pipeline,
         source: &mut source,
@@ -82,6 +77,16 @@ fn write_and_remove(folder: &Path) -> std::io::Result<()> {
     // Where it was not made there is nothing to remove.
     let _ = std::fs::remove_file(&path);
     written
+}
+
+/// Whether the report of a sync has somewhere to go.
+fn webhook(pipeline: &Pipeline, checkup: &mut Checkup) {
+    if pipeline.webhook.as_ref().is_some_and(|url| !notify::understands(url.reveal())) {
+        // The value is not repeated: it may hold a token.
+        let error = Error::table("`WEBHOOK_URL` cannot be understood");
+        let hint = "write it as https://HOST/PATH, with %-escapes for what has a meaning in URLs";
+        checkup.add(Finding::error(About::Pipeline, error.hint(hint)));
+    }
 }
 
 /// Connects with one side, and says how, and what the role may do.

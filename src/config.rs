@@ -279,7 +279,7 @@ pub(crate) fn rules_for_tests(text: &str) -> Vec<Rule> {
 pub fn load_source(directory: &Path, environment: &BTreeMap<String, String>) -> Result<Endpoint> {
     let mut mistakes = Vec::new();
     let variables = given(directory, environment, &mut mistakes);
-    match settings::source(directory, &variables, &mut mistakes) {
+    match settings::endpoint(Side::Source, directory, &variables, &mut mistakes) {
         Some(source) if mistakes.is_empty() => Ok(source),
         _ => Err(all_mistakes(mistakes)),
     }

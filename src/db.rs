@@ -32,6 +32,14 @@ pub const READER: &str = "incremental-replication (reading)";
 /// What those with the destination are called, which may be the source of somebody else.
 const WRITER: &str = "incremental-replication";
 
+/// What sessions with a side are called.
+fn name(side: Side) -> &'static str {
+    match side {
+        Side::Source => READER,
+        Side::Destination => WRITER,
+    }
+}
+
 /// After this much silence the network is asked whether the other end is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
@@ -207,17 +215,14 @@ impl Session {
             // The other has got the only one there is.
             Err(_) => return Ok(true),
         };
-        let process =
-            |said| by_statement(said).concat().pop().and_then(|mut row| row.pop()).flatten();
-        let (ours, theirs) = (process(answer), process(said));
+        let (ours, theirs) = (first_value(answer), first_value(said));
         Ok(ours == theirs || ours != Some(self.server.process.to_string()))
     }
 
     /// Ends a session of ours that was lost without a word, which its server may not have noticed: it
     /// would keep its locks and its snapshot until then.
     pub fn end(&mut self, lost: &Server) -> Result<()> {
-        let name = if self.side == Side::Source { READER } else { WRITER };
-        let question = session::end_lost(lost.process, &lost.met_at, name);
+        let question = session::end_lost(lost.process, &lost.met_at, name(self.side));
         for pause in ENDING {
             match self.rows("end the lost session", &question) {
                 Ok(there) if there.is_empty() => break,
@@ -322,8 +327,7 @@ impl Session {
 
     /// Runs a query and returns the first column of its first row.
     pub fn value(&mut self, purpose: &str, sql: &str) -> Result<Option<String>> {
-        let first = self.rows(purpose, sql)?.into_iter().next();
-        Ok(first.and_then(|row| row.into_iter().next()).flatten())
+        Ok(first_value(self.query(purpose, sql)?))
     }
 
     fn query(&mut self, purpose: &str, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
@@ -440,6 +444,11 @@ fn by_statement(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<Row>> {
     all
 }
 
+/// The first column of the first row.
+fn first_value(messages: Vec<SimpleQueryMessage>) -> Option<String> {
+    by_statement(messages).into_iter().flatten().next()?.into_iter().next()?
+}
+
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
@@ -545,10 +554,7 @@ fn configuration(endpoint: &Endpoint) -> Config {
         .port(endpoint.port)
         .user(&endpoint.user)
         .dbname(&endpoint.database)
-        .application_name(match endpoint.side {
-            Side::Source => READER,
-            Side::Destination => WRITER,
-        })
+        .application_name(name(endpoint.side))
         .connect_timeout(connect_timeout())
         .keepalives(true)
         .keepalives_idle(KEEPALIVE_IDLE)

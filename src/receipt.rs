@@ -186,6 +186,13 @@ impl CopiedColumn {
 }
 
 impl Origin {
+    /// Whether the rule asked for the same rows then: who has changed it has asked for another copy.
+    #[must_use]
+    pub fn is_of_the_same_rule(&self, now: &Self) -> bool {
+        (&self.mode, &self.filter, &self.unique_columns)
+            == (&now.mode, &now.filter, &now.unique_columns)
+    }
+
     /// Why a copy made from here does not serve what is wanted now, as the second half of
     /// a sentence; `None` where it does.
     #[must_use]

@@ -36,6 +36,12 @@ pub fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(identifier).collect::<Vec<_>>().join(", ")
 }
 
+/// Texts as literals, separated by commas.
+#[must_use]
+pub fn literals(texts: &[&str]) -> String {
+    texts.iter().map(|text| literal(text)).collect::<Vec<_>>().join(", ")
+}
+
 /// A name in a schema. Displayed, it is quoted SQL; in messages use [`Qualified::plain`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 pub struct Qualified {

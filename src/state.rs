@@ -65,9 +65,9 @@ pub fn remember(
         }
     };
     let written_beside_it = beside == WrittenBeside::It;
-    let remembered = match (receipt, file, key) {
-        (Some(_), _, _) if there && lost.is_some() => Remembered::Nothing(lost.unwrap_or_default()),
-        (Some(receipt), Some(file), _) if receipt.progress != file.progress => {
+    let remembered = match (lost.filter(|_| there), receipt, file, key) {
+        (Some(why), ..) => Remembered::Nothing(why),
+        (_, Some(receipt), Some(file), _) if receipt.progress != file.progress => {
             let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
             warnings.push(format!(
                 "the receipt says {} and {} says {}: the older one counts",
@@ -79,11 +79,13 @@ pub fn remember(
             let progress = receipt.progress.earlier(file.progress, start);
             Remembered::Receipt(Box::new(Receipt { progress, ..receipt }))
         }
-        (Some(receipt), _, _) => Remembered::Receipt(Box::new(receipt)),
-        (None, Some(file), key) if there => {
+        (_, Some(receipt), _, _) => Remembered::Receipt(Box::new(receipt)),
+        (_, None, Some(file), key) if there => {
             confirmed(destination, table, file, key, &mut warnings)?
         }
-        (None, None, Some(key)) if there && predecessors_file(directory, &table.name).is_file() => {
+        (_, None, None, Some(key))
+            if there && predecessors_file(directory, &table.name).is_file() =>
+        {
             predecessor(destination, table, key)?
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),

@@ -47,7 +47,7 @@ pub(super) fn interpret(
     directory: &Path,
     mistakes: &mut Vec<String>,
 ) -> Option<Settings> {
-    let mut side = |side| endpoint_or_url(side, directory, variables, mistakes);
+    let mut side = |side| endpoint(side, directory, variables, mistakes);
     let (source, destination) = (side(Side::Source), side(Side::Destination));
     let webhook = webhook(variables, mistakes);
     let pipeline = present(variables, "PIPELINE_NAME")
@@ -61,26 +61,6 @@ pub(super) fn interpret(
     }
     let (source, destination, webhook) = (source?, destination?, webhook.ok()?);
     Some(Settings { pipeline, source, destination, webhook, metrics })
-}
-
-/// What the variables say of the source alone.
-pub(super) fn source(
-    directory: &Path,
-    variables: &BTreeMap<String, String>,
-    mistakes: &mut Vec<String>,
-) -> Option<Endpoint> {
-    endpoint_or_url(Side::Source, directory, variables, mistakes)
-}
-
-fn endpoint_or_url(
-    side: Side,
-    directory: &Path,
-    variables: &BTreeMap<String, String>,
-    mistakes: &mut Vec<String>,
-) -> Option<Endpoint> {
-    let mut variables = variables.clone();
-    url::expand(side.prefix(), &mut variables, mistakes)?;
-    endpoint(side, directory, &variables, mistakes)
 }
 
 fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
@@ -109,13 +89,17 @@ fn webhook(
     Err(())
 }
 
-fn endpoint(
+/// What the variables say of one side.
+pub(super) fn endpoint(
     side: Side,
     directory: &Path,
     variables: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
 ) -> Option<Endpoint> {
     let prefix = side.prefix();
+    let mut variables = variables.clone();
+    url::expand(prefix, &mut variables, mistakes)?;
+    let variables = &variables;
     let before = mistakes.len();
     let get = |name: &str| present(variables, &format!("{prefix}_{name}"));
     for (name, what) in [("HOST", "a host name"), ("DB", "a database's name")] {
@@ -294,7 +278,7 @@ mod tests {
         given.retain(|name, _| {
             !["SOURCE_HOST", "SOURCE_USERNAME", "SOURCE_DB"].contains(&name.as_str())
         });
-        let found = source(Path::new("p"), &given, &mut Vec::new()).unwrap();
+        let found = endpoint(Side::Source, Path::new("p"), &given, &mut Vec::new()).unwrap();
         assert_eq!((found.address().as_str(), found.user.as_str()), ("a:6000/d", "u"));
     }
 

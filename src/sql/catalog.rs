@@ -8,7 +8,7 @@
 //! what somebody has dropped since; a source table that is gone has a NULL document.
 
 use super::receipt::WRITTEN_BESIDE;
-use super::{Qualified, literal};
+use super::{Qualified, literal, literals};
 use crate::table::{FIRST_USER_OID, LABEL};
 
 /// What the tool needs to know of a server it has just connected to.
@@ -105,9 +105,8 @@ impl Question {
     /// Asks it.
     #[must_use]
     pub fn execute(self, schema: &str, tables: &[&str]) -> String {
-        let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
         let (name, schema) = (self.name(), literal(schema));
-        format!("EXECUTE {name} ({schema}, ARRAY[{}]::name[])", tables.join(", "))
+        format!("EXECUTE {name} ({schema}, ARRAY[{}]::name[])", literals(tables))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Questions about what a person should know before the first sync, each answered with one JSON
 //! document a row.
 
-use super::{Qualified, literal};
+use super::{Qualified, literal, literals};
 
 /// Settings for questions that may have to read a whole table: whoever asks can do without the
 /// answer.
@@ -37,13 +37,12 @@ FROM (VALUES (1)) AS one (n) LEFT JOIN pg_namespace n ON n.nspname = {schema}"
 /// Those of these relations at the destination that our role does not own: their names.
 #[must_use]
 pub fn owned_by_others(schema: &str, tables: &[&str]) -> String {
-    let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
     format!(
         "SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {} AND c.relname IN ({}) AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1",
         literal(schema),
-        tables.join(", ")
+        literals(tables)
     )
 }
 
@@ -51,7 +50,6 @@ pub fn owned_by_others(schema: &str, tables: &[&str]) -> String {
 /// table, the view and its owner.
 #[must_use]
 pub fn views_of_others(schema: &str, tables: &[&str]) -> String {
-    let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
     format!(
         "SELECT DISTINCT c.relname, vn.nspname || '.' || v.relname, pg_get_userbyid(v.relowner) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -63,7 +61,7 @@ pub fn views_of_others(schema: &str, tables: &[&str]) -> String {
          WHERE n.nspname = {} AND c.relname IN ({}) AND NOT pg_has_role(v.relowner, 'USAGE') \
          ORDER BY 1, 2",
         literal(schema),
-        tables.join(", ")
+        literals(tables)
     )
 }
 

@@ -1,6 +1,6 @@
 //! The table of receipts in the destination.
 
-use super::{Qualified, literal};
+use super::{Qualified, literal, literals};
 
 /// The column that says which relations at the destination a receipt was written beside: the object
 /// identifiers of the table of receipts and of the table, and the number of the table's file. It is
@@ -42,7 +42,6 @@ pub const UNKNOWN: &str = "unknown";
 /// version, the JSON, and NULL, [`REPLACED`], [`REWRITTEN`] or [`UNKNOWN`].
 #[must_use]
 pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
-    let tables: Vec<String> = tables.iter().map(|table| literal(table)).collect();
     format!(
         "SELECT r.table_name, r.version::text, r.receipt::text,\n  \
          CASE WHEN beside[1] IS DISTINCT FROM r.tableoid::text THEN '{UNKNOWN}'\n    \
@@ -53,7 +52,7 @@ pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
          LEFT JOIN pg_class c ON c.relname = r.table_name\n  \
          AND c.relnamespace = (SELECT s.relnamespace FROM pg_class s WHERE s.oid = r.tableoid)\n\
          WHERE r.table_name IN ({})",
-        tables.join(", ")
+        literals(tables)
     )
 }
 

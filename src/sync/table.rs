@@ -196,12 +196,9 @@ impl TableSync<'_> {
                     Some(_) => catalog::dependents(self.destination, self.table)?,
                     None => None,
                 };
-                // Who changes what the rule asks for has asked for another copy.
-                let same_rule = found.receipt.as_ref().is_none_or(|receipt| {
-                    let (before, now) = (&receipt.origin, situation.origin);
-                    (&before.mode, &before.filter, &before.unique_columns)
-                        == (&now.mode, &now.filter, &now.unique_columns)
-                });
+                let before = found.receipt.as_ref().map(|receipt| &receipt.origin);
+                let same_rule =
+                    before.is_none_or(|before| before.is_of_the_same_rule(situation.origin));
                 let first = First {
                     unasked: unasked && same_rule,
                     dependents: dependents.as_ref(),
