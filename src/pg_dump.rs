@@ -26,11 +26,9 @@ const WRAPPER: &str = "pg_wrapper";
 /// Where Debian has the versions.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
-/// By these words pg_dump tells what passes: it lost the server, or with it the session that
-/// exported the snapshot, or somebody who wants to alter the table stands between us, who hold a
-/// lock on it, and pg_dump, which wants one too.
-const PASSING: [&str; 7] = [
-    "LOCK TABLE",
+/// By these words pg_dump tells that it lost the server, or with it the session that exported the
+/// snapshot.
+const LOST: [&str; 6] = [
     "server closed the connection",
     "terminating connection",
     "connection to server",
@@ -38,6 +36,10 @@ const PASSING: [&str; 7] = [
     "invalid snapshot identifier",
     "SET TRANSACTION SNAPSHOT",
 ];
+
+/// By this word pg_dump tells that somebody who wants to alter the table stands between us, who
+/// hold a lock on it, and pg_dump, which wants one too.
+const NOT_LOCKED: &str = "LOCK TABLE";
 
 /// As much as a pipe holds.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -195,19 +197,27 @@ impl Dump {
         if status.success() {
             return Ok(());
         }
-        let said = complaints.as_deref().unwrap_or_default();
-        let message = format!("pg_dump ended with {status}");
-        let passing = PASSING.iter().any(|sign| said.contains(sign));
-        let mut error = if passing { Error::unreachable(message) } else { Error::table(message) };
-        error.causes.extend(
-            complaints
-                .iter()
-                .flat_map(|text| text.lines())
-                .filter(|line| !line.is_empty())
-                .map(str::to_owned),
-        );
-        Err(error.hint("\"initial\": \"copy\" in tables-config.json does without pg_dump"))
+        Err(failure(status, complaints.as_deref().unwrap_or_default()))
     }
+}
+
+/// What is to be said of a pg_dump that ended badly.
+fn failure(status: impl std::fmt::Display, complaints: &str) -> Error {
+    let message = format!("pg_dump ended with {status}");
+    let said = |sign: &str| complaints.contains(sign);
+    let mut error = if LOST.into_iter().any(said) {
+        Error::unreachable(message)
+    } else if said(NOT_LOCKED) {
+        Error::table(message).passing()
+    } else {
+        Error::table(message)
+    };
+    error.causes.extend(complaints.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+    error.hint(if said(NOT_LOCKED) {
+        "another session at the source waits to alter the table; sync again when it is done"
+    } else {
+        "\"initial\": \"copy\" in tables-config.json does without pg_dump"
+    })
 }
 
 impl Drop for Dump {
@@ -318,11 +328,30 @@ fn pattern(table: &Qualified) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn the_major_version_is_found_in_what_distributions_print() {
         assert_eq!(major_version("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
         assert_eq!(major_version("pg_dump (PostgreSQL) 18beta2\n"), Some(18));
         assert_eq!(major_version("no such thing"), None);
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_stays_and_a_lock_from_a_lost_server() {
+        let kinds = [
+            ("pg_dump: error: connection to server at \"h\" failed", true, Kind::Unreachable),
+            (
+                "pg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE",
+                true,
+                Kind::Table,
+            ),
+            ("pg_dump: error: query failed: ERROR:  permission denied", false, Kind::Table),
+        ];
+        for (said, passes, kind) in kinds {
+            let error = failure("exit status: 1", said);
+            assert_eq!((error.may_pass(), error.kind), (passes, kind), "{error:?}");
+            assert_eq!(error.causes, [said]);
+        }
     }
 }

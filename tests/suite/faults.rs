@@ -232,6 +232,48 @@ fn the_servers_of_the_tests_are_shared() {
     assert_ne!(servers().source.address().port(), servers().destination.address().port());
 }
 
+/// Our lock is held, pg_dump's is wanted, and between them waits somebody who would wait for us.
+#[test]
+fn who_waits_to_alter_a_table_that_pg_dump_is_to_read_costs_a_second_try() {
+    let mut case = orders("pg_dump");
+    let program = case.directory.path().join("slow");
+    std::fs::create_dir(&program).expect("a directory");
+    let gate = case.directory.path().join("go");
+    let path = std::env::var("PATH").expect("a PATH");
+    let script = format!(
+        "#!/bin/sh\nPATH='{path}'\ncase $1 in --version) ;; *)\n  touch '{0}.waits'\n  \
+         until [ -e '{0}' ]; do sleep 0.05; done;;\nesac\nexec pg_dump \"$@\"\n",
+        gate.display()
+    );
+    let program = program.join("pg_dump");
+    std::fs::write(&program, script).expect("a program");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("a program that runs");
+    case.set("PATH", &format!("{}:{path}", program.parent().expect("a directory").display()));
+    let child = case.start(&["sync"]);
+    let waits = gate.with_extension("waits");
+    let started = Instant::now();
+    while !waits.exists() {
+        assert!(started.elapsed() < Duration::from_mins(1), "pg_dump was not started");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::scope(|scope| {
+        let mut other = case.another_source();
+        scope.spawn(move || {
+            other.batch_execute("ALTER TABLE orders ADD more int").expect("altered")
+        });
+        let mut watcher = case.another_source();
+        let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+        while judge::column(&mut watcher, waiting).is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::write(&gate, "").expect("a way");
+    });
+    finish(child).expect(0).says("LOCK TABLE public.orders").says("trying again");
+    case.assert_equal("public.orders");
+    case.assert_nothing_left();
+}
+
 /// Functions such as `has_table_privilege` do not look at the snapshot of the catalog's rows.
 #[test]
 fn a_table_that_is_made_anew_again_and_again_disturbs_no_other() {
@@ -241,7 +283,10 @@ fn a_table_that_is_made_anew_again_and_again_disturbs_no_other() {
         &format!(
             "{churned} CREATE TABLE calm (id int PRIMARY KEY, at int); INSERT INTO calm VALUES (1, 1);"
         ),
-        &json!([by("calm", "at"), by("churned", "at")]),
+        &json!([
+            by("calm", "at"),
+            {"name": "churned", "replication_key": "at", "initial": "copy"}
+        ]),
     );
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
