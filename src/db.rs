@@ -76,6 +76,9 @@ pub struct Server {
     /// When the server was started, which tells servers apart: a clone has its origin's system
     /// identifier.
     pub running_since: String,
+    /// When it recovered from a crash last, or began to count for another reason.
+    #[serde(default)]
+    pub recovered_at: Option<String>,
     /// Whether it is a standby.
     pub in_recovery: bool,
     /// The cluster's own number, where the host tells it.
@@ -94,6 +97,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// What is another one once the server was started or has recovered from a crash, which it does
+    /// without a new start where one of its processes was killed.
+    fn undisturbed_since(&self) -> String {
+        format!("{} {}", self.running_since, self.recovered_at.as_deref().unwrap_or_default())
+    }
+
     /// Where the snapshot stands in which a table was read, for a receipt with this watermark.
     #[must_use]
     pub fn position(&self, source: &SourceTable, start: Option<String>) -> Position {
@@ -101,7 +110,7 @@ impl Server {
             start,
             system_identifier: self.system_identifier.clone(),
             timeline: self.timeline.clone(),
-            running_since: Some(self.running_since.clone()),
+            running_since: Some(self.undisturbed_since()),
             snapshot_xmin: source.snapshot.xmin,
             unseen: source.snapshot.unseen(),
         }

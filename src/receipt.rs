@@ -61,6 +61,9 @@ pub struct Progress {
     pub position: Option<Position>,
     /// Where the rows were stored then; what is new or was rewritten since is read whole.
     pub storage: Option<Vec<Storage>>,
+    /// How far below the watermark was read: what a greater distance reaches was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookback: Option<String>,
     /// When rows that the source no longer has were looked for last, where that is not done in
     /// every sync.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,6 +103,7 @@ impl Progress {
         };
         self.watermark.start == newer.watermark.start
             && self.storage == newer.storage
+            && self.lookback == newer.lookback
             && self.reconciled_at == newer.reconciled_at
             && history(self) == history(newer)
     }
@@ -121,9 +125,10 @@ impl Progress {
             _ => Some(Vec::new()),
         };
         Self {
-            watermark: Watermark { start, pending: Vec::new() },
+            watermark: Watermark { start, ..Watermark::default() },
             position,
             storage,
+            lookback: self.lookback.filter(|lookback| other.lookback.as_ref() == Some(lookback)),
             reconciled_at: self.reconciled_at.min(other.reconciled_at),
             destination: None,
         }

@@ -125,6 +125,9 @@ pub struct Storage {
     /// was detached, written to and attached again has another one. Older receipts do not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<i64>,
+    /// Whether a crash of the server empties it, in the same file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlogged: bool,
 }
 
 impl Storage {

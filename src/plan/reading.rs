@@ -5,6 +5,7 @@ use crate::fault::{Fault, planted};
 use crate::receipt::Progress;
 use crate::sql::copy::or_in_tables;
 use crate::table::{SourceTable, Storage};
+use crate::watermark::Watermark;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::{self, Position};
 
@@ -21,20 +22,28 @@ pub struct Since {
     pub details: Vec<String>,
 }
 
-/// Works out which rows to read after a sync that left `before`.
+/// Works out which rows to read after a sync that left `before`. `mark` is the greatest key now.
 #[must_use]
-pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &Position) -> Since {
+pub fn since(
+    before: &Progress,
+    (key, mark): (Option<&Key>, Option<&str>),
+    source: &SourceTable,
+    now: &Position,
+) -> Since {
     let mut since = Since::default();
-    let moved = moved(before, source);
-    let start = before.watermark.start.as_deref();
-    let key = key
-        .zip(start)
+    let moved = moved(before, source, now);
+    let Watermark { start, previous, .. } = &before.watermark;
+    let from = key
+        .zip(start.as_deref())
         .filter(|(key, start)| !key.is_at_the_bottom(start))
         .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
         Some(why) => Err(why.to_owned()),
         None if before.position.as_ref().is_some_and(|p| p.start != before.watermark.start) => {
             Err("the watermark was set to another value".to_owned())
+        }
+        None if key.is_some_and(|key| key.reach() != before.lookback) => {
+            Err("it is not the same as before".to_owned())
         }
         None => overlap::condition(before.position.as_ref(), now, source.snapshot.xmax),
     };
@@ -48,7 +57,7 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
                 .to_owned(),
         );
     }
-    let conditions: Vec<String> = key.into_iter().chain(recent.ok()).collect();
+    let conditions: Vec<String> = from.into_iter().chain(recent.clone().ok()).collect();
     // Where only some columns may be read, tableoid is not among them.
     let whole = moved.len() == source.storage.len() || !source.readable;
     if conditions.is_empty() || whole && !moved.is_empty() {
@@ -59,7 +68,14 @@ pub fn since(before: &Progress, key: Option<&Key>, source: &SourceTable, now: &P
         }
         return since;
     }
-    let condition = conditions.join(" AND ");
+    let mut condition = conditions.join(" AND ");
+    if let Some(((key, mark), start)) = key.zip(mark).zip(start.as_deref())
+        && let Some(back) =
+            key.went_back((mark, start), previous.as_deref(), recent.as_deref().ok())
+    {
+        since.notes.extend(back.note);
+        condition = format!("({condition}) OR ({})", back.condition);
+    }
     since.condition = Some(if moved.is_empty() {
         condition
     } else {
@@ -112,13 +128,18 @@ pub fn unseen(
 
 /// The tables with rows of this one that are new since, or whose rows were rewritten: attached
 /// partitions and reloaded tables may hold old keys and old transactions.
-fn moved(before: &Progress, source: &SourceTable) -> Vec<u32> {
+fn moved(before: &Progress, source: &SourceTable, now: &Position) -> Vec<u32> {
     let Some(known) = &before.storage else { return Vec::new() };
     if planted(Fault::StorageIgnored) {
         return Vec::new();
     }
-    let parts =
-        source.storage.iter().filter(|part| !known.iter().any(|known| part.is_still(known)));
+    let undisturbed = before.position.as_ref().is_some_and(|before| {
+        before.running_since.is_some() && before.running_since == now.running_since
+    });
+    let is_still = |part: &&Storage| {
+        (undisturbed || !part.unlogged) && known.iter().any(|known| part.is_still(known))
+    };
+    let parts = source.storage.iter().filter(|part| !is_still(part));
     parts.map(|part| part.oid).collect()
 }
 
@@ -126,13 +147,12 @@ fn moved(before: &Progress, source: &SourceTable) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::table::{Kind, Snapshot, Unseen};
-    use crate::watermark::Watermark;
     use crate::watermark::key::{KeyType, Lookback};
 
     const PARTS: [Storage; 2] = [part(1, 10), part(2, 20)];
 
     const fn part(oid: u32, file: u32) -> Storage {
-        Storage { oid, file, attached: None }
+        Storage { oid, file, attached: None, unlogged: false }
     }
 
     fn source(storage: &[Storage]) -> SourceTable {
@@ -156,9 +176,10 @@ mod tests {
 
     fn before(start: Option<&str>, storage: &[Storage]) -> Progress {
         Progress {
-            watermark: Watermark { start: start.map(str::to_owned), pending: Vec::new() },
+            watermark: Watermark { start: start.map(str::to_owned), ..Watermark::default() },
             position: Some(position(start)),
             storage: Some(storage.to_vec()),
+            lookback: Some("3".to_owned()),
             ..Progress::default()
         }
     }
@@ -180,7 +201,7 @@ mod tests {
     fn rows_are_read_from_the_watermark_less_the_lookback_and_unchanged_ones_are_not() {
         let key = key();
         let read = |before: &Progress, key: Option<&Key>, source: &SourceTable| {
-            since(before, key, source, &position(None)).condition
+            since(before, (key, None), source, &position(None)).condition
         };
         let from = "(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL)";
         let whole = before(Some("7"), &PARTS);
@@ -199,14 +220,14 @@ mod tests {
     #[test]
     fn new_parts_are_read_whole_and_so_is_a_table_that_was_rewritten() {
         let old = before(None, &PARTS[..1]);
-        let read = since(&old, None, &source(&PARTS), &position(None));
+        let read = since(&old, (None, None), &source(&PARTS), &position(None));
         assert_eq!(read.condition, Some(format!("({RECENT}) OR tableoid IN (2)")));
         assert!(read.notes[0].starts_with("one part of it is new"), "{read:?}");
         let rewritten = [part(1, 11)];
-        let read = since(&old, None, &source(&rewritten), &position(None));
+        let read = since(&old, (None, None), &source(&rewritten), &position(None));
         assert_eq!(read.condition, None);
         assert!(read.notes[0].contains("all rows are read"), "{read:?}");
-        let idle = since(&before(None, &PARTS), None, &source(&PARTS), &position(None));
+        let idle = since(&before(None, &PARTS), (None, None), &source(&PARTS), &position(None));
         assert_eq!((idle.notes.len(), idle.details.len()), (0, 0));
     }
 

@@ -11,13 +11,16 @@ use super::receipt::WRITTEN_BESIDE;
 use super::{Qualified, literal, literals};
 use crate::table::{FIRST_USER_OID, LABEL};
 
-/// What the tool needs to know of a server it has just connected to.
+/// What the tool needs to know of a server it has just connected to. A server that has recovered from
+/// a crash, be it that of one of its processes, counts its statistics anew, which is all that it lets
+/// everybody know of that.
 pub const SERVER: &str = "\
 SELECT json_build_object(
   'version', current_setting('server_version_num')::integer,
   'database', current_database(),
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
+  'recovered_at', (SELECT stats_reset FROM pg_stat_bgwriter),
   'process', pg_backend_pid(),
   'process_seconds', (
     SELECT extract(epoch FROM clock_timestamp() - a.backend_start)
@@ -183,7 +186,7 @@ CROSS JOIN LATERAL (
       WHERE i.inhparent = paths.oid OFFSET 0) child (oid, attached))
   SELECT
     coalesce(json_agg(json_build_object('oid', s.oid::bigint, 'file', s.relfilenode::bigint,
-      'attached', nullif(tree.attached, 0)) ORDER BY s.oid) FILTER (WHERE s.relkind IN ('r', 'm')), '[]') AS storage,
+      'attached', nullif(tree.attached, 0), 'unlogged', s.relpersistence = 'u') ORDER BY s.oid) FILTER (WHERE s.relkind IN ('r', 'm')), '[]') AS storage,
     coalesce(bool_or(s.relkind = 'f'), false) AS has_foreign,
     coalesce(sum(greatest(s.relpages, 0)::bigint), 0) * current_setting('block_size')::bigint AS bytes,
     coalesce(sum(greatest(s.reltuples, 0)) FILTER (WHERE s.relkind <> 'p'), 0)::bigint AS rows

@@ -168,8 +168,9 @@ fn question<'a>(
     {
         return None;
     }
-    let since =
-        plan::since(&progress, key, situation.source, &source.position(situation.source, None));
+    let mark = marks.key_of(&table.name, situation.source.oid);
+    let position = source.position(situation.source, None);
+    let since = plan::since(&progress, (key, mark), situation.source, &position);
     if key.is_none() && !small {
         return None;
     }

@@ -64,8 +64,14 @@ impl Marks {
     /// There is none where it holds no key, and none where the table was
     /// made again since: what was true of the old one's keys is not of the new one's.
     pub(super) fn of(&self, table: &str, oid: u32) -> Option<Mark> {
+        let key = self.key_of(table, oid)?.to_owned();
+        Some(Mark { key, in_flight: self.in_flight.clone() })
+    }
+
+    /// The greatest key of that table, as of its mark.
+    pub(super) fn key_of(&self, table: &str, oid: u32) -> Option<&str> {
         let greatest = self.keys.get(table).filter(|greatest| greatest.oid == oid)?;
-        Some(Mark { key: greatest.key.clone(), in_flight: self.in_flight.clone() })
+        Some(&greatest.key)
     }
 
     fn comment(&self, source: &Session, log: &Log) {

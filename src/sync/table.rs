@@ -226,7 +226,9 @@ impl TableSync<'_> {
         key: Option<&Key>,
     ) -> Result<Option<Since>> {
         let source = situation.source;
-        let since = plan::since(before, key, source, &self.source.server.position(source, None));
+        let mark = self.marks.key_of(&situation.table.name, source.oid);
+        let position = self.source.server.position(source, None);
+        let since = plan::since(before, (key, mark), source, &position);
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
@@ -377,6 +379,7 @@ pub(super) fn next_receipt(
             position: Some(server.position(source, watermark.start.clone())),
             watermark,
             storage: Some(source.storage.clone()),
+            lookback: situation.shape.key.as_ref().and_then(Key::reach),
             reconciled_at: before.reconciled_at,
             destination: before.destination.clone(),
         },

@@ -1,5 +1,6 @@
 //! Which replication keys there are, and which of their values may become a watermark.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -59,7 +60,30 @@ pub enum Lookback {
     Number(u64),
 }
 
+/// What is read because keys have gone back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WentBack {
+    /// The condition on rows.
+    pub condition: String,
+    /// For the log, where it is certain.
+    pub note: Option<String>,
+}
+
 impl KeyType {
+    /// How two keys lie to each other, where their text tells.
+    fn order(self, one: &str, other: &str) -> Option<Ordering> {
+        // Times and dates of four-digit years AD, as `DateStyle` has them, are in the order of their text.
+        let plain = |time: &str| time.as_bytes().get(4) == Some(&b'-') && !time.ends_with("BC");
+        match self {
+            Self::Integer => Some(one.parse::<i64>().ok()?.cmp(&other.parse().ok()?)),
+            Self::Date | Self::Timestamp | Self::TimestampWithTimeZone => {
+                (plain(one) && plain(other)).then(|| one.cmp(other))
+            }
+            Self::Uuid => Some(one.cmp(other)),
+            Self::Numeric | Self::Text => None,
+        }
+    }
+
     /// The kind of key a column's type makes, if it makes one.
     #[must_use]
     pub fn of(data_type: &DataType) -> Option<Self> {
@@ -173,7 +197,49 @@ impl Key {
         copy::from_key(&self.column, &bound)
     }
 
-    /// The same without the lookback.
+    /// What a sync reads as well where the greatest key is `mark` and the watermark `start` lies above
+    /// it: whatever was written since, by the condition `recent`, and all from the watermark before
+    /// that, `previous`, on. All rows where one of these is not known, or `previous` does not lie below.
+    /// None where keys went on.
+    #[must_use]
+    pub fn went_back(
+        &self,
+        (mark, start): (&str, &str),
+        previous: Option<&str>,
+        recent: Option<&str>,
+    ) -> Option<WentBack> {
+        let order = self.key_type.order(mark, start);
+        if matches!(order, Some(Ordering::Greater | Ordering::Equal)) || mark == start {
+            return None;
+        }
+        let note = order.is_some().then(|| {
+            format!(
+                "the greatest replication key is {mark} now and was {start}: rows below are read again"
+            )
+        });
+        let (mark, start) = (self.literal(mark), self.literal(start));
+        // Where only the server knows the order, it sees from the values alone whether it is so.
+        let back = format!("{mark} < {start}");
+        let condition = match previous.map(|previous| self.literal(previous)).zip(recent) {
+            None => back,
+            Some((previous, recent)) => format!(
+                "{back} AND ({previous} > {mark} OR {recent} OR {})",
+                copy::from_key(&self.column, &previous)
+            ),
+        };
+        Some(WentBack { condition, note })
+    }
+
+    /// How far below a watermark it is read, for a receipt.
+    #[must_use]
+    pub fn reach(&self) -> Option<String> {
+        self.lookback.as_ref().map(|lookback| match lookback {
+            Lookback::Time(length) => format!("{} s", length.as_secs_f64()),
+            Lookback::Number(distance) => distance.to_string(),
+        })
+    }
+
+    /// The same as [`Self::since`] without the lookback.
     #[must_use]
     pub fn from(&self, watermark: &str) -> String {
         copy::from_key(&self.column, &self.literal(watermark))
@@ -271,6 +337,37 @@ mod tests {
             r#""k" >= '01995f3b-0000-0000-0000-000000000000'::uuid OR "k" IS NULL"#
         );
         assert!(uuid.since("00000000-0001-7abc-8000-00000000beef").contains("'00000000-0000-0000"));
+    }
+
+    #[test]
+    fn a_key_that_went_back_has_the_rows_read_that_it_hid() {
+        let number = key(KeyType::Integer, "bigint", None);
+        assert_eq!(number.went_back(("9", "9"), None, None), None);
+        assert_eq!(number.went_back(("10", "9"), None, None), None, "numbers are no texts");
+        let back = number.went_back(("9", "10"), Some("8"), Some("recent")).unwrap();
+        assert_eq!(
+            back.condition,
+            r#"'9'::bigint < '10'::bigint AND ('8'::bigint > '9'::bigint OR recent OR "k" >= '8'::bigint OR "k" IS NULL)"#
+        );
+        assert!(back.note.unwrap().contains("is 9 now and was 10"));
+        for (previous, recent) in [(None, Some("recent")), (Some("8"), None)] {
+            let back = number.went_back(("9", "10"), previous, recent).unwrap();
+            assert_eq!(back.condition, "'9'::bigint < '10'::bigint");
+        }
+        let time = key(KeyType::TimestampWithTimeZone, "timestamptz", None);
+        let (whole, later) = ("2026-01-01 00:00:00+00", "2026-01-01 00:00:00.5+00");
+        assert_eq!(time.went_back((later, whole), None, None), None);
+        assert!(time.went_back((whole, later), None, None).unwrap().note.is_some());
+        for (one, other) in [("0044-03-15 BC", "2026-01-01"), ("10000-01-01", "2026-01-01")] {
+            let day = key(KeyType::Date, "date", None);
+            assert_eq!(
+                day.went_back((one, other), None, None).unwrap().note,
+                None,
+                "the server knows"
+            );
+        }
+        let word = key(KeyType::Text, "text", None);
+        assert_eq!(word.went_back(("b", "a"), None, None).unwrap().note, None);
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! version. It may let an old one through, which the merge then finds to be equal.
 //!
 //! The ids are compared as long as they come from one history: the same system, the same timeline
-//! (a failover, or a restore to a point in time, uses ids twice), the same run of the server (a disk
-//! that comes back from an image goes on as if nothing had happened, and uses them twice as well),
-//! and less than half of the id space apart.
+//! (a failover, or a restore to a point in time, uses ids twice), the same run of the server without a
+//! crash (a disk that comes back from an image goes on as if nothing had happened, and what a crash
+//! has taken back was given ids as well: both use them twice), and less than half of the id space apart.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub struct Position {
     pub system_identifier: Option<String>,
     /// The timeline, where the host tells it.
     pub timeline: Option<String>,
-    /// When the server was started; older receipts do not say it.
+    /// When the server was started, and when it recovered from a crash; older receipts do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<String>,
     /// The oldest transaction that was still running: all below are visible or void. 64 bits.

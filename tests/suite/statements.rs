@@ -18,6 +18,7 @@ use incremental_replication::sql::{self, Qualified, catalog, digest, inspect, se
 use incremental_replication::table::dependent::Dependents;
 use incremental_replication::table::{DestinationTable, SourceTable};
 use incremental_replication::watermark::Watermark;
+use incremental_replication::watermark::key::Key;
 use incremental_replication::watermark::overlap::Position;
 use postgres::Client;
 use serde::de::DeserializeOwned;
@@ -134,13 +135,14 @@ impl Facts {
                 unseen: None,
             };
             let before = Progress {
-                watermark: Watermark { start: Some(watermark.to_owned()), pending: Vec::new() },
+                watermark: Watermark { start: Some(watermark.to_owned()), ..Watermark::default() },
                 position: Some(now.clone()),
                 storage: Some(self.source.storage.clone()),
-                reconciled_at: None,
-                destination: None,
+                lookback: shape.key.as_ref().and_then(Key::reach),
+                ..Progress::default()
             };
-            let since = plan::since(&before, shape.key.as_ref(), &self.source, &now);
+            let key = (shape.key.as_ref(), Some(watermark));
+            let since = plan::since(&before, key, &self.source, &now);
             let depth = match (self.rule.mode, self.rule.deletes) {
                 (Mode::Diff, _) => Some(Depth::Rows),
                 (_, Deletes::Keep) => None,

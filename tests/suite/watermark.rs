@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, by, create_roles};
+use crate::support::case::{Case, by, create_roles, with};
 use crate::support::judge;
 use crate::support::server::Servers;
 
@@ -433,6 +433,135 @@ fn a_source_that_comes_back_from_an_image_of_its_disk_loses_no_newer_row() {
     }
     case.sync().says("keyed-incremental-0 || by_xmin-incremental-0 || compared-incremental-0");
     servers.stop();
+}
+
+/// What a crash takes back was given transaction ids, which are given once more.
+#[test]
+fn a_source_that_recovers_from_a_crash_of_one_process_loses_no_newer_row() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut superuser = servers.source.connect("postgres");
+    superuser.batch_execute("ALTER SYSTEM SET wal_writer_delay = '10s'").expect("a setting");
+    superuser.batch_execute("SELECT pg_reload_conf()").expect("a setting");
+    let tables = ["keyed", "by_xmin", "compared", "emptied"];
+    let rules = [
+        by("keyed", "at"),
+        by("by_xmin", "xmin"),
+        json!({"name": "compared", "mode": "diff"}),
+        by("emptied", "number"),
+    ];
+    let make = |name| {
+        let unlogged = if name == "emptied" { "UNLOGGED" } else { "" };
+        format!(
+            "CREATE {unlogged} TABLE {name} (id int PRIMARY KEY, at timestamptz DEFAULT now(), number int, note text);
+             INSERT INTO {name} (id, number) SELECT n, n FROM generate_series(1, 5) n;"
+        )
+    };
+    let mut case = Case::on(&servers, &tables.map(make).concat(), &json!(rules));
+    let id = "SELECT pg_current_xact_id()::text::int";
+    let next = |case: &mut Case| -> i32 { case.source.query_one(id, &[]).expect("an id").get(0) };
+    case.sync();
+    case.at_source("INSERT INTO keyed VALUES (6); INSERT INTO by_xmin VALUES (6)");
+    // What follows does not fill a page of the log, which would be written.
+    case.at_source("SELECT pg_switch_wal()");
+    case.at_source("CHECKPOINT");
+    for _ in 0..100 {
+        next(&mut case);
+    }
+    case.sync();
+    let before = next(&mut case);
+    servers.source.crash();
+    case.source = case.another_source();
+    assert!(next(&mut case) < before - 50, "no id is given twice");
+    for name in &tables[..3] {
+        case.at_source(&format!(
+            "INSERT INTO {name} VALUES (7, now(), 7, 'after'); UPDATE {name} SET note = 'after', at = now() WHERE id = 1"
+        ));
+    }
+    // The same keys again, in the same file.
+    case.at_source("INSERT INTO emptied SELECT n, now(), n, 'after' FROM generate_series(1, 5) n");
+    for _ in 0..200 {
+        next(&mut case);
+    }
+    case.sync();
+    for name in tables {
+        case.assert_equal(&format!("public.{name}"));
+    }
+    case.sync().says("keyed-incremental-0 || by_xmin-incremental-0 || compared-incremental-0 || emptied-incremental-0");
+    servers.stop();
+}
+
+#[test]
+fn keys_that_are_used_again_are_not_lost() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text);
+         INSERT INTO t SELECT n, 'old' FROM generate_series(1, 100) n",
+        &json!([by("t", "id"), {"name": "t", "destination_name": "n", "replication_key": "id",
+                 "columns": {"include": ["id", "note"]}, "deletes": "remove"}]),
+    );
+    case.sync();
+    for _ in 0..3 {
+        case.at_source(
+            "DELETE FROM t WHERE id > 90; INSERT INTO t SELECT n, 'new' FROM generate_series(91, 95) n",
+        );
+        case.sync();
+        let kept = case.ask("SELECT count(*) FROM t WHERE id > 90 AND id <= 95 AND note = 'new'");
+        assert_eq!(kept, ["5"]);
+        assert_eq!(case.ask("SELECT count(*) FROM n"), ["95"]);
+        case.at_source("INSERT INTO t SELECT n, 'old' FROM generate_series(96, 100) n; UPDATE t SET note = 'old'");
+        case.sync();
+    }
+}
+
+#[test]
+fn rows_that_a_wrong_key_has_hidden_arrive_once_it_is_put_right() {
+    for kind in ["bigint", "numeric"] {
+        let mut case = Case::new(
+            &format!(
+                "CREATE TABLE t (id int PRIMARY KEY, version {kind}); CREATE INDEX ON t (version);
+                 INSERT INTO t SELECT n, n FROM generate_series(1, 10) n"
+            ),
+            &json!([by("t", "version")]),
+        );
+        case.sync();
+        case.at_source("INSERT INTO t VALUES (11, 1000000)");
+        case.sync();
+        for id in 12..15 {
+            case.at_source(&format!("INSERT INTO t VALUES ({id}, {id}), ({id}00, 1000000)"));
+            case.sync();
+        }
+        case.at_source("UPDATE t SET version = 9 WHERE version = 1000000");
+        let run = case.sync();
+        if kind == "bigint" {
+            run.says(
+                "the greatest replication key is 14 now and was 1000000: rows below are read again",
+            );
+        }
+        case.verify(0);
+        case.at_source("INSERT INTO t VALUES (15, 15)");
+        case.sync().says("t-incremental-");
+        case.sync().says("t-incremental-0");
+        case.verify(0);
+    }
+}
+
+#[test]
+fn a_greater_lookback_reads_what_it_reaches() {
+    let rule = |lookback: &str| with(by("t", "at"), &json!({"lookback": lookback}));
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t VALUES (1, now())",
+        &json!([rule("1m")]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO t VALUES (2, now())");
+    case.sync();
+    case.at_source("INSERT INTO t VALUES (3, now() - interval '10 minutes'), (4, now())");
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM t"), ["3"]);
+    case.write_tables(&json!([rule("2h")]));
+    case.sync();
+    case.assert_equal("public.t");
+    case.sync().says("t-incremental-0");
 }
 
 #[test]

@@ -161,6 +161,24 @@ impl Server {
         assert!(status.success(), "pg_ctl promote ended with {status}");
     }
 
+    /// Kills one of its processes, upon which it ends all others and recovers, without a new start.
+    pub fn crash(&self) {
+        let mut victim = self.connect("postgres");
+        let row = victim.query_one("SELECT pg_backend_pid()", &[]).expect("a process");
+        let process: i32 = row.get(0);
+        let status = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+        assert!(status.expect("kill runs").success());
+        while victim.simple_query("").is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let there = || self.address().configuration("postgres").connect(postgres::NoTls).is_ok();
+        let recovered = (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            there()
+        });
+        assert!(recovered, "a server does not recover");
+    }
+
     /// Starts a stopped server again, on the same port.
     pub fn start(&mut self) {
         self.postgresql.start().expect("the server starts again");
@@ -179,15 +197,21 @@ impl Address {
 
     /// The superuser's session with a database.
     pub fn connect(self, database: &str) -> postgres::Client {
-        postgres::Config::new()
+        self.configuration(database)
+            .connect(postgres::NoTls)
+            .expect("the embedded server accepts connections")
+    }
+
+    fn configuration(self, database: &str) -> postgres::Config {
+        let mut configuration = postgres::Config::new();
+        configuration
             .host("127.0.0.1")
             .port(self.0)
             .user(SUPERUSER)
             .password(PASSWORD)
             .dbname(database)
-            .notice_callback(|_| {})
-            .connect(postgres::NoTls)
-            .expect("the embedded server accepts connections")
+            .notice_callback(|_| {});
+        configuration
     }
 }
 
