@@ -42,7 +42,7 @@ fn add_parts(session: &mut Session, tables: &mut [SourceTable]) -> Result<()> {
     for column in tables.iter_mut().flat_map(|table| &mut table.columns) {
         let Some(oid) = column.of_a_user() else { continue };
         if let Some(found) = made_of.iter().find(|found| found.oid == oid) {
-            column.data_type.parts.clone_from(&found.parts);
+            column.data_type.parts.extend_from_slice(&found.parts);
         }
     }
     Ok(())

@@ -192,13 +192,14 @@ pub struct SourceColumn {
 }
 
 impl SourceColumn {
-    /// The user's type of which its values are made, if it is one that is made of something. What
-    /// an expression computes goes by that.
+    /// The user's type of which its values are made, if it is one that is made of something. An array
+    /// of a domain over an array is still one where the domain was taken off.
     #[must_use]
     pub fn of_a_user(&self) -> Option<u32> {
         let base = self.data_type.innermost();
-        let made = matches!(base.kind, 'c' | 'e' | 'm' | 'r') && !base.is_built_in();
-        (made && !self.generated).then_some(base.oid)
+        let is_array = self.data_type.element.as_ref().is_some_and(|element| element.is_array);
+        let made = is_array || matches!(base.kind, 'c' | 'e' | 'm' | 'r');
+        (made && !base.is_built_in()).then_some(base.oid)
     }
 }
 
@@ -214,9 +215,9 @@ pub struct DataType {
     pub base: BaseType,
     /// What the base type is an array of, if it is one; domains replaced as well.
     pub element: Option<ElementType>,
-    /// What gives the values their text beside the type's name: the labels of the enum that the
-    /// type or its element is; of a composite or a range, the types of attributes and, behind
-    /// [`LABEL`], the labels of enums, at any depth; the expression of a generated column.
+    /// What gives the values their text beside the type's name: the expression of a generated column;
+    /// the labels of the enum that the type or its element is; of a composite or a range, the types of
+    /// attributes and, behind [`LABEL`], the labels of enums, at any depth.
     pub parts: Vec<String>,
 }
 

@@ -186,7 +186,7 @@ CROSS JOIN LATERAL (
       WHERE i.inhparent = paths.oid OFFSET 0) child (oid, attached))
   SELECT
     coalesce(json_agg(json_build_object('oid', s.oid::bigint, 'file', s.relfilenode::bigint,
-      'attached', nullif(tree.attached, 0), 'unlogged', s.relpersistence = 'u') ORDER BY s.oid) FILTER (WHERE s.relkind IN ('r', 'm')), '[]') AS storage,
+      'attached', nullif(tree.attached, 0), 'unlogged', s.relpersistence = 'u') ORDER BY s.oid) FILTER (WHERE s.relkind IN ('r', 'm', 'f')), '[]') AS storage,
     coalesce(bool_or(s.relkind = 'f'), false) AS has_foreign,
     coalesce(sum(greatest(s.relpages, 0)::bigint), 0) * current_setting('block_size')::bigint AS bytes,
     coalesce(sum(greatest(s.reltuples, 0)) FILTER (WHERE s.relkind <> 'p'), 0)::bigint AS rows
@@ -219,8 +219,9 @@ fn oids(list: &[u32]) -> String {
     format!("'{{{}}}'::oid[]", list.join(","))
 }
 
-/// What the values of types of a user's are made of, at any depth: the types of attributes, and the
-/// labels of enums, inside of another type behind [`LABEL`]. One row a type that is made of something.
+/// What the values of types of a user's are made of, at any depth: the numbers and types of attributes,
+/// and the labels of enums with what tells each from others that had or get its name, inside of another
+/// type behind [`LABEL`]. One row a type that is made of something.
 #[must_use]
 pub fn parts(types: &[u32]) -> String {
     format!(
@@ -245,11 +246,11 @@ WITH RECURSIVE made_of (whole, oid, path) AS (
 SELECT json_build_object('oid', made_of.whole::bigint,
   'parts', json_agg(part.named ORDER BY made_of.path, part.place))
 FROM made_of CROSS JOIN LATERAL (
-  SELECT format_type(p.atttypid, p.atttypmod), p.attnum::real
+  SELECT p.attnum || ' ' || format_type(p.atttypid, p.atttypmod), p.attnum::real
   FROM pg_type c JOIN pg_attribute p ON p.attrelid = c.typrelid
   WHERE c.oid = made_of.oid AND c.typtype = 'c' AND p.attnum > 0 AND NOT p.attisdropped
   UNION ALL
-  SELECT CASE WHEN made_of.oid = made_of.whole THEN '' ELSE '{LABEL}' END || l.enumlabel, l.enumsortorder
+  SELECT CASE WHEN made_of.oid = made_of.whole THEN '' ELSE '{LABEL}' END || l.enumlabel || ' ' || l.oid, l.enumsortorder
   FROM pg_enum l WHERE l.enumtypid = made_of.oid
   OFFSET 0) AS part (named, place)
 WHERE made_of.oid >= {FIRST_USER_OID}

@@ -503,6 +503,16 @@ fn an_enum_or_composite_that_reads_otherwise_leads_to_a_new_copy() {
     case.sync().says("the type public.pair of the source's column `couple` was altered");
     case.assert_equal("public.t");
     case.sync().says("done: 0 rows");
+    // Another label and another attribute under the names that others had.
+    case.at_source(
+        "ALTER TYPE mood RENAME VALUE 'blue' TO 'sad'; ALTER TYPE mood ADD VALUE 'blue'",
+    );
+    case.sync().says("the type public.mood[] of the source's column `feelings` was altered");
+    case.assert_equal("public.t");
+    case.at_source("ALTER TYPE pair DROP ATTRIBUTE b; ALTER TYPE pair ADD ATTRIBUTE b int");
+    case.sync().says("the type public.pair of the source's column `couple` was altered");
+    case.assert_equal("public.t");
+    case.sync().says("done: 0 rows");
 }
 
 #[test]
@@ -514,6 +524,7 @@ fn a_label_that_is_renamed_deep_inside_a_type_leads_to_a_new_copy() {
         ("r", "moods", "[a,b]"),
         ("n", "nested", "(\"(3,b)\")"),
         ("na", "listing", "({a})"),
+        ("da", "several[]", "{\"{a,b}\"}"),
     ];
     let table = |(name, data_type, value): (&str, &str, &str)| {
         format!(
@@ -523,7 +534,8 @@ fn a_label_that_is_renamed_deep_inside_a_type_leads_to_a_new_copy() {
     };
     let types = "CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TYPE composite AS (x int, m mood);
         CREATE DOMAIN checked AS composite CHECK ((VALUE).x > 0); CREATE TYPE moods AS RANGE (subtype = mood);
-        CREATE TYPE nested AS (inner_one composite); CREATE TYPE listing AS (items mood[]);";
+        CREATE TYPE nested AS (inner_one composite); CREATE TYPE listing AS (items mood[]);
+        CREATE DOMAIN several AS mood[];";
     let rules: Vec<_> = columns.iter().map(|(name, ..)| by(name, "at")).collect();
     let mut case = Case::new(&(types.to_owned() + &columns.map(table).concat()), &json!(rules));
     case.sync();
@@ -543,6 +555,23 @@ fn a_label_that_is_renamed_deep_inside_a_type_leads_to_a_new_copy() {
                 ALTER TYPE mood RENAME VALUE 'x' TO 'b'";
     assert_eq!(all(&mut case, swap), columns.len());
     assert_eq!(all(&mut case, "ALTER TYPE composite ADD ATTRIBUTE y int"), 4);
+}
+
+#[test]
+fn a_label_of_a_generated_column_that_is_renamed_leads_to_a_new_copy() {
+    let mut case = Case::new(
+        "CREATE TYPE mood AS ENUM ('sad', 'happy');
+         CREATE TABLE t (id int PRIMARY KEY, at int, base mood, feeling mood GENERATED ALWAYS AS (base) STORED);
+         INSERT INTO t VALUES (1, 1, 'sad')",
+        &json!([with(by("t", "at"), &json!({"columns": {"exclude": ["base"]}}))]),
+    );
+    case.sync();
+    case.at_source("ALTER TYPE mood ADD VALUE 'calm'");
+    case.sync().says("t-incremental-0");
+    case.at_source("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'");
+    case.sync().says("the type public.mood of the source's column `feeling` was altered");
+    assert_eq!(case.ask("SELECT feeling FROM t"), ["blue"]);
+    case.sync().says("done: 0 rows");
 }
 
 #[test]
