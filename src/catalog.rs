@@ -10,7 +10,7 @@ use crate::error::{Error, Result, did_you_mean};
 use crate::sql::catalog::Question;
 use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
-use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable};
+use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable, digest};
 use crate::watermark::Activity;
 
 /// Those of the named tables that the source has, by their names.
@@ -23,6 +23,7 @@ pub fn source_tables(
         kept_documents(session, Question::SourceTables, schema, names)?;
     add_parts(session, &mut tables)?;
     heed_children(session, &mut tables)?;
+    add_definitions(session, &mut tables)?;
     Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
 }
 
@@ -72,6 +73,30 @@ fn heed_children(session: &mut Session, tables: &mut [SourceTable]) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Adds what decides which rows a view, a foreign table or a table with policies shows. Most tables
+/// are none of these.
+fn add_definitions(session: &mut Session, tables: &mut [SourceTable]) -> Result<()> {
+    let defined: Vec<u32> =
+        tables.iter().filter(|table| table.is_defined()).map(|table| table.oid).collect();
+    if defined.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<Definition> =
+        documents(session, "read the catalog of views", &catalog::definitions(&defined))?;
+    for table in tables.iter_mut().filter(|table| table.is_defined()) {
+        let text = found.iter().find(|found| found.oid == table.oid).map(|found| &*found.text);
+        table.definition = Some(format!("{:016x}", digest(text.unwrap_or_default())));
+    }
+    Ok(())
+}
+
+/// What decides which rows a relation shows.
+#[derive(Deserialize)]
+struct Definition {
+    oid: u32,
+    text: String,
 }
 
 /// The columns of a table that may hold NULL.

@@ -69,6 +69,9 @@ pub type Row = Vec<Option<String>>;
 pub struct Server {
     /// `server_version_num`.
     pub version: u32,
+    /// Where it is reached.
+    #[serde(default)]
+    pub address: String,
     /// The database.
     pub database: String,
     /// The role we are.
@@ -168,6 +171,7 @@ impl Session {
             server: Server::default(),
         };
         session.greet()?;
+        session.server.address = endpoint.address();
         // A process that is older than the connection has worked for somebody else before.
         let old = Duration::try_from_secs_f64(session.server.process_seconds.unwrap_or_default());
         if old.is_ok_and(|old| old > began.elapsed() + CLOCKS_DIFFER) && session.is_shared()? {

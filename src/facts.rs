@@ -53,7 +53,9 @@ impl Facts {
     ) -> Result<Self> {
         let destination_version = at_destination.version;
         let shape = plan::shape(rule, &source, destination_version)?;
-        let identity = (at_source.system_identifier.as_deref(), at_source.database.as_str());
+        let system_identifier = at_source.system_identifier.as_deref();
+        let address = system_identifier.is_none().then_some(at_source.address.as_str());
+        let identity = (system_identifier, address, at_source.database.as_str());
         let origin = plan::origin(rule, &source, &shape, identity);
         let destination = here.remove(&table.name);
         let staging = here.remove(&staging_name(&table.name));

@@ -46,6 +46,10 @@ pub struct Origin {
     pub columns: Vec<CopiedColumn>,
     /// The condition that rows had to meet.
     pub filter: Option<String>,
+    /// Of a view, a foreign table or a table with row-level security: a digest of what decided which
+    /// rows it showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
     /// The greatest number of a column that the source had, copied or not: one above it is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_column: Option<i16>,
@@ -140,6 +144,9 @@ impl Progress {
 pub struct SourceIdentity {
     /// The cluster's own number, where the host tells it.
     pub system_identifier: Option<String>,
+    /// Where it is reached, if the host does not tell that number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// The database.
     pub database: String,
     /// The schema.
@@ -223,6 +230,14 @@ impl Origin {
                 changed("unique_cols", Some(&before), Some(&now))
             })
             .or_else(|| changed("where", self.filter.as_deref(), now.filter.as_deref()))
+            .or_else(|| {
+                let altered = self.definition != now.definition;
+                altered.then(|| {
+                    "the source decides otherwise which rows it shows: the view, the \
+                    foreign table or its policies were altered, or our role was"
+                        .to_owned()
+                })
+            })
             .or_else(|| self.changed_columns(now))
     }
 
@@ -261,7 +276,11 @@ impl Origin {
 
 impl SourceIdentity {
     fn described(&self) -> String {
-        let of = self.system_identifier.as_ref().map(|id| format!(" of system {id}"));
+        let of = match (&self.system_identifier, &self.address) {
+            (Some(id), _) => Some(format!(" of system {id}")),
+            (None, Some(address)) => Some(format!(" at `{address}`")),
+            (None, None) => None,
+        };
         format!(
             "`{}.{}` in database `{}`{}",
             self.schema,

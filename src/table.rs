@@ -89,6 +89,10 @@ pub struct SourceTable {
     pub estimated_rows: u64,
     /// Whether some of its rows are in foreign tables, which have no `xmin`.
     pub has_foreign_parts: bool,
+    /// Of a view, a foreign table or a table with row-level security: a digest of what decides which
+    /// rows it shows.
+    #[serde(default)]
+    pub definition: Option<String>,
     /// The snapshot in which all this was read.
     pub snapshot: Snapshot,
 }
@@ -297,6 +301,12 @@ impl SourceTable {
         self.unique_indexes.iter().filter(tells_apart).map(|index| &*index.columns)
     }
 
+    /// Whether its rows are others as soon as it is defined otherwise.
+    #[must_use]
+    pub fn is_defined(&self) -> bool {
+        self.row_security || matches!(self.kind, Kind::View | Kind::ForeignTable)
+    }
+
     /// Whether what has to read all of it takes long.
     #[must_use]
     pub fn is_large(&self) -> bool {
@@ -320,6 +330,7 @@ impl SourceTable {
             estimated_bytes: 0,
             estimated_rows: 0,
             has_foreign_parts: false,
+            definition: None,
             snapshot: Snapshot::default(),
         }
     }

@@ -73,14 +73,14 @@ impl Shape {
     }
 }
 
-/// What a copy made now is made with. `identity` is the source's system identifier, where the host
-/// tells it, and its database.
+/// What a copy made now is made with. Of the source it is told the system identifier, where the host
+/// tells it, else where it is reached, and the database.
 #[must_use]
 pub fn origin(
     rule: &Rule,
     source: &SourceTable,
     shape: &Shape,
-    identity: (Option<&str>, &str),
+    (system_identifier, address, database): (Option<&str>, Option<&str>, &str),
 ) -> Origin {
     let copied = |name: &str| {
         let column = source.column(name)?;
@@ -95,8 +95,9 @@ pub fn origin(
     let key = rule.replication_key.as_ref().filter(|_| rule.mode.has_key());
     Origin {
         source: SourceIdentity {
-            system_identifier: identity.0.map(str::to_owned),
-            database: identity.1.to_owned(),
+            system_identifier: system_identifier.map(str::to_owned),
+            address: address.map(str::to_owned),
+            database: database.to_owned(),
             schema: source.name.schema.clone(),
             table: source.name.name.clone(),
         },
@@ -107,6 +108,7 @@ pub fn origin(
         columns: shape.names().into_iter().filter_map(copied).collect(),
         last_column: source.columns.iter().map(|column| column.number).max(),
         filter: rule.filter.clone(),
+        definition: source.definition.clone(),
     }
 }
 

@@ -66,7 +66,7 @@ impl Setting {
 
     fn of(rule: Rule, source: SourceTable) -> Self {
         let shape = shape(&rule, &source, 17_00_00).unwrap();
-        let origin = origin(&rule, &source, &shape, (Some("7"), "shop"));
+        let origin = origin(&rule, &source, &shape, (Some("7"), None, "shop"));
         let destination = DestinationTable {
             name: Qualified::new("copies", "t"),
             kind: Kind::Table,

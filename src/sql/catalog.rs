@@ -259,6 +259,37 @@ GROUP BY made_of.whole",
     )
 }
 
+/// What decides which rows some relations show, and what is in them, beside the rows that they are made
+/// of: the queries of views, of those below them as well, where the rows of foreign tables are, and the
+/// policies that apply to SELECT. One row a relation that has some.
+#[must_use]
+pub fn definitions(relations: &[u32]) -> String {
+    format!(
+        "\
+WITH RECURSIVE made_from (whole, oid) AS (
+  SELECT oid, oid FROM unnest({}) AS asked (oid)
+  UNION
+  SELECT made_from.whole, d.refobjid
+  FROM made_from JOIN pg_rewrite r ON r.ev_class = made_from.oid
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    AND d.refclassid = 'pg_class'::regclass)
+SELECT json_build_object('oid', made_from.whole::bigint,
+  'text', string_agg(part.text, E'\\n' ORDER BY made_from.oid, part.text))
+FROM made_from CROSS JOIN LATERAL (
+  SELECT pg_get_viewdef(v.oid) FROM pg_class v WHERE v.oid = made_from.oid AND v.relkind = 'v'
+  UNION ALL
+  SELECT concat_ws(' ', f.ftserver, s.srvoptions, f.ftoptions)
+  FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = made_from.oid
+  UNION ALL
+  SELECT concat_ws(' ', p.polname, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid))
+  FROM pg_policy p JOIN pg_class t ON t.oid = p.polrelid
+  WHERE p.polrelid = made_from.oid AND p.polcmd IN ('r', '*') AND t.relrowsecurity
+  OFFSET 0) AS part (text)
+GROUP BY made_from.whole",
+        oids(relations)
+    )
+}
+
 /// The columns that tables, or tables that inherit from them at any depth, let hold NULL. One row a
 /// table that has some.
 #[must_use]

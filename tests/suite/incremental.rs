@@ -1,5 +1,7 @@
 //! What changed, and nothing else, is merged.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
 use crate::support::case::{Case, Run, by, create_roles, with};
@@ -555,6 +557,76 @@ fn a_label_that_is_renamed_deep_inside_a_type_leads_to_a_new_copy() {
                 ALTER TYPE mood RENAME VALUE 'x' TO 'b'";
     assert_eq!(all(&mut case, swap), columns.len());
     assert_eq!(all(&mut case, "ALTER TYPE composite ADD ATTRIBUTE y int"), 4);
+}
+
+#[test]
+fn a_view_a_foreign_table_or_a_policy_that_is_altered_leads_to_a_new_copy() {
+    let (one, other) = (tempfile::NamedTempFile::new(), tempfile::NamedTempFile::new());
+    let (one, other) = (one.expect("a file"), other.expect("a file"));
+    for (file, rows) in [(&one, "1,1\n"), (&other, "1,1\n2,2\n")] {
+        std::fs::write(file.path(), rows).expect("rows");
+        std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("readable");
+    }
+    let key = json!({"unique_cols": ["id"]});
+    let rule = |name| with(by(name, "at"), &key);
+    let mut case = Case::new(
+        &format!(
+            "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+             CREATE FOREIGN TABLE f (id int, at int) SERVER files OPTIONS (filename '{}', format 'csv');
+             CREATE TABLE base (id int, at int, tenant int);
+             INSERT INTO base VALUES (1, 1, 1), (2, 2, 2), (3, 3, 1);
+             CREATE VIEW below AS SELECT * FROM base WHERE tenant = 1; CREATE VIEW v AS SELECT id, at FROM below;
+             CREATE TABLE r (id int PRIMARY KEY, at int, tenant int); INSERT INTO r SELECT * FROM base;
+             ALTER TABLE r ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON r USING (tenant = 1);
+             GRANT pg_read_server_files TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader",
+            one.path().display()
+        ),
+        &json!([rule("f"), rule("v"), rule("r")]),
+    );
+    let count = |case: &mut Case, table: &str| case.ask(&format!("SELECT count(*) FROM {table}"));
+    case.sync();
+    assert_eq!(["f", "v", "r"].map(|name| count(&mut case, name)), [["1"], ["2"], ["2"]]);
+    case.sync().says("f-incremental-0 || v-incremental-0 || r-incremental-0");
+    case.at_source(&format!(
+        "ALTER FOREIGN TABLE f OPTIONS (SET filename '{}')",
+        other.path().display()
+    ));
+    case.at_source(
+        "CREATE OR REPLACE VIEW below AS SELECT * FROM base; ALTER POLICY p ON r USING (true)",
+    );
+    let run = case.sync();
+    assert_eq!(
+        run.stdout.matches("decides otherwise which rows it shows").count(),
+        3,
+        "{}",
+        run.stdout
+    );
+    assert_eq!(["f", "v", "r"].map(|name| count(&mut case, name)), [["2"], ["3"], ["3"]]);
+    case.sync().says("f-incremental-0 || v-incremental-0 || r-incremental-0");
+    case.at_source("ALTER TABLE r DISABLE ROW LEVEL SECURITY");
+    case.sync().says("r-initial-NA");
+}
+
+#[test]
+fn a_foreign_table_that_is_attached_is_read_whole() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "1,1\n2,2\n").expect("rows");
+    std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("readable");
+    let mut case = Case::new(
+        &format!(
+            "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+             CREATE TABLE t (id int, at int NOT NULL) PARTITION BY RANGE (at);
+             CREATE TABLE later PARTITION OF t FOR VALUES FROM (10) TO (100); INSERT INTO t VALUES (11, 11);
+             CREATE FOREIGN TABLE f (id int, at int NOT NULL) SERVER files OPTIONS (filename '{}', format 'csv');
+             GRANT pg_read_server_files TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader",
+            file.path().display()
+        ),
+        &json!([with(by("t", "at"), &json!({"unique_cols": ["id"]}))]),
+    );
+    case.sync();
+    case.at_source("ALTER TABLE t ATTACH PARTITION f FOR VALUES FROM (0) TO (10)");
+    case.sync();
+    assert_eq!(case.ask("SELECT id FROM t ORDER BY id"), ["1", "2", "11"]);
 }
 
 #[test]

@@ -160,6 +160,19 @@ fn a_pipeline_pointed_at_another_source_copies_again() {
     assert_eq!(case.ask("SELECT note FROM orders"), ["another shop"]);
 }
 
+/// Clusters made by one script give the same object identifiers.
+#[test]
+fn a_source_that_does_not_tell_its_number_is_known_by_its_address() {
+    let mut case = orders();
+    case.at_source("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    case.sync().says("initial sync: the source is");
+    case.sync().says("done: 0 rows");
+    case.write_env("SOURCE_HOST=localhost");
+    case.sync().says("initial sync: the source is").says("at `localhost:").says("at `127.0.0.1:");
+    case.assert_equal("public.orders");
+    case.sync().says("done: 0 rows");
+}
+
 #[test]
 fn a_destination_table_that_somebody_made_anew_is_copied_again() {
     for mode in ["incremental-deduped", "incremental-append"] {

@@ -96,6 +96,7 @@ impl Facts {
         let origin = Origin {
             source: SourceIdentity {
                 system_identifier: None,
+                address: None,
                 database: "shop".to_owned(),
                 schema: "public".to_owned(),
                 table: self.rule.name.clone(),
@@ -106,6 +107,7 @@ impl Facts {
             unique_columns: shape.unique_columns.clone(),
             columns: Vec::new(),
             filter: None,
+            definition: None,
             last_column: None,
         };
         let situation = Situation {
