@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::db::{READER, Session};
 use crate::error::{Error, Result, did_you_mean};
 use crate::sql::catalog::Question;
+use crate::sql::session::Patience;
 use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
 use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable, digest};
@@ -206,9 +207,17 @@ pub fn columns_holding_null(
     Ok(holding)
 }
 
-/// What people have put on a destination table.
-pub fn dependents(session: &mut Session, table: &Qualified) -> Result<Option<Dependents>> {
-    let sql = catalog::dependents(table);
+/// What people have put on a destination table. With little patience this fails where somebody holds
+/// it.
+pub fn dependents(
+    session: &mut Session,
+    table: &Qualified,
+    patience: Patience,
+) -> Result<Option<Dependents>> {
+    let sql = match patience {
+        Patience::Short => format!("{}; {}", sql::inspect::BRIEFLY, catalog::dependents(table)),
+        Patience::Long => catalog::dependents(table),
+    };
     Ok(documents(session, "read what depends on the table", &sql)?.pop())
 }
 

@@ -16,6 +16,7 @@ use crate::pg_dump::Installed;
 use crate::plan::{self, Decision, Remembered, Situation};
 use crate::report::{About, Checkup, Finding, ToCopy, bytes, counted};
 use crate::sql::copy::holds_null_key;
+use crate::sql::session::Patience;
 use crate::sql::{self, Qualified, identifiers};
 use crate::state;
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
@@ -476,7 +477,8 @@ impl Tables<'_> {
             Ok(Decision::Merge { .. }) => {}
         }
         if situation.destination.is_some()
-            && let Ok(Some(dependents)) = catalog::dependents(self.destination, table)
+            && let Ok(Some(dependents)) =
+                catalog::dependents(self.destination, table, Patience::Short)
             && let Some(lost) = dependents.beyond_us.first()
         {
             found.push(Finding::warning(

@@ -54,7 +54,10 @@ pub fn remember(
     let there = destination_table.is_some();
     let start = receipt.as_ref().and_then(|receipt| receipt.progress.watermark.start.as_deref());
     let lost = match beside {
-        WrittenBeside::It | WrittenBeside::NobodyKnows => None,
+        // With a watermark it had at least the row that bears it.
+        WrittenBeside::It | WrittenBeside::NobodyKnows => (start.is_some()
+            && destination_table.is_some_and(DestinationTable::has_no_row))
+        .then(|| "somebody has emptied the destination table".to_owned()),
         WrittenBeside::Another => Some(format!(
             "the destination table was made anew by somebody else since the receipt was written \
              ({})",
@@ -162,6 +165,12 @@ fn confirmed(
             "there is no receipt, and the destination has no row as late as {} says ({watermark})",
             file_name(&table.name)
         )));
+    }
+    let question = sql::copy::is_empty(table);
+    if destination.value("look for rows", &question)?.as_deref() == Some("t") {
+        return Ok(Remembered::Nothing(
+            "there is no receipt, and the destination table is empty".to_owned(),
+        ));
     }
     warnings
         .push(format!("there is no receipt at the destination: {} counts", file_name(&table.name)));

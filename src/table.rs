@@ -365,7 +365,8 @@ pub struct DestinationTable {
     pub kind: Kind,
     /// Whether it is UNLOGGED.
     pub unlogged: bool,
-    /// How large its file and its TOAST table's are: 0 right after a TRUNCATE.
+    /// How large its file and its TOAST table's are: 0 right after a TRUNCATE. About as large where
+    /// somebody else holds it, and never 0 then.
     pub bytes: u64,
     /// How many rows it has, by the planner's statistics or its size.
     pub estimated_rows: u64,
@@ -404,6 +405,14 @@ pub struct UniqueIndex {
     pub immediate: bool,
     /// Whether two NULLs are equal to it.
     pub nulls_not_distinct: bool,
+}
+
+impl DestinationTable {
+    /// Whether it is certain that it holds no row. One that does may still be empty.
+    #[must_use]
+    pub fn has_no_row(&self) -> bool {
+        self.kind == Kind::Table && self.bytes == 0
+    }
 }
 
 impl UniqueIndex {

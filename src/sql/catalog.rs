@@ -324,6 +324,8 @@ ORDER BY c.relname",
     )
 }
 
+/// To ask a file's size is to wait for who has the table for himself, or waits for it: of such a table
+/// its statistics say how large it is, and never that it is empty.
 fn destination_tables() -> String {
     format!(
         "\
@@ -331,11 +333,8 @@ SELECT json_build_object(
   'name', json_build_object('schema', n.nspname, 'name', c.relname),
   'kind', c.relkind,
   'unlogged', c.relpersistence = 'u',
-  'bytes', CASE WHEN c.relkind = 'r'
-    THEN coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
-    ELSE 0 END,
-  'estimated_rows', CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint
-    WHEN c.relkind = 'r' THEN coalesce(pg_relation_size(c.oid), 0) / 100 ELSE 0 END,
+  'bytes', size.bytes,
+  'estimated_rows', CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint ELSE size.bytes / 100 END,
   'columns', (
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,
@@ -356,6 +355,15 @@ SELECT json_build_object(
   'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)),
   'has_triggers', c.relhastriggers)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (SELECT CASE
+  WHEN c.relkind <> 'r' THEN 0
+  WHEN c.oid = ANY (ARRAY(
+    SELECT l.relation FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE d.datname = current_database() AND l.mode = 'AccessExclusiveLock'
+      AND l.pid <> pg_backend_pid()))
+  THEN greatest(c.relpages, 1)::bigint * current_setting('block_size')::bigint
+  ELSE coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
+  END AS bytes) AS size
 WHERE n.nspname = $1 AND c.relname = ANY ($2)",
     )
 }
@@ -486,6 +494,14 @@ SELECT json_build_object(
       'column', a.attname, 'expression', pg_get_expr(f.adbin, f.adrelid)) ORDER BY a.attnum)
     FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
     WHERE f.adrelid = c.oid AND a.attgenerated = ''), '[]'),
+  'sequences', coalesce((
+    SELECT json_agg(json_build_object('column', a.attname,
+      'name', json_build_object('schema', sn.nspname, 'name', s.relname)) ORDER BY s.oid)
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_namespace sn ON sn.oid = s.relnamespace
+    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+      AND d.refobjid = c.oid AND d.deptype = 'a'), '[]'),
   'triggers', {triggers},
   'row_security', c.relrowsecurity,
   'force_row_security', c.relforcerowsecurity,

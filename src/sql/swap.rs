@@ -7,7 +7,7 @@
 use super::{Qualified, identifier, literal};
 use crate::table::DELETED_AT;
 use crate::table::dependent::{
-    Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Trigger, Tuned, View,
+    Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Sequence, Trigger, Tuned, View,
 };
 
 /// A statement and the object it is about, for the error that names it.
@@ -78,6 +78,7 @@ pub fn replace(
 ) -> Vec<Statement> {
     let mut script = Script::default();
     script.clear_the_way(table, dependents);
+    script.sequences(dependents, columns, |_| "NONE".to_owned());
     script.table(format!("DROP TABLE {table}"));
     script.table(rename(table, new));
     script.indexes(table, new, kept);
@@ -86,6 +87,7 @@ pub fn replace(
     script.access("TABLE", table, &dependents.grants, &dependents.default_grantees, columns);
     script.comments("TABLE", table, &dependents.comments, Some(columns));
     script.rules_for_rows(table, dependents, columns);
+    script.sequences(dependents, columns, |column| format!("{table}.{}", identifier(column)));
     for view in &dependents.views {
         script.view(view, &dependents.default_grantees, user);
     }
@@ -237,6 +239,22 @@ impl Script {
                 }
                 Some(_) => {}
             }
+        }
+    }
+
+    /// Gives the sequences of the columns that stay to somebody else: they would go with the old table.
+    fn sequences(
+        &mut self,
+        dependents: &Dependents,
+        columns: &[&str],
+        owner: impl Fn(&str) -> String,
+    ) {
+        let staying = |sequence: &&Sequence| columns.contains(&sequence.column.as_str());
+        for Sequence { column, name } in dependents.sequences.iter().filter(staying) {
+            self.add(
+                format!("ALTER SEQUENCE {name} OWNED BY {}", owner(column)),
+                &format!("sequence of column `{column}`"),
+            );
         }
     }
 

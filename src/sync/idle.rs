@@ -156,6 +156,11 @@ fn question<'a>(
     }
     let facts = Facts::of(rule, table, there, &mut here.relations, (source, destination)).ok()?;
     let situation = facts.situation(rule, table, false);
+    if receipt.progress.watermark.start.is_some()
+        && situation.destination.is_some_and(DestinationTable::has_no_row)
+    {
+        return None;
+    }
     let key = situation.shape.key.as_ref();
     let remembered = Remembered::Receipt(Box::new(receipt.clone()));
     let Ok(Decision::Merge { progress, reason, evolution: None }) =

@@ -20,6 +20,7 @@ use crate::plan::{
 use crate::progress::Progress as Bar;
 use crate::receipt::{Progress, Receipt, VERSION, Watch};
 use crate::report::{Log, TableReport};
+use crate::sql::session::Patience;
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
 use crate::table::SourceTable;
@@ -193,7 +194,7 @@ impl TableSync<'_> {
                 let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
                 let receipt = self.receipt(situation, &Progress::default(), now, watch);
                 let dependents = match situation.destination {
-                    Some(_) => catalog::dependents(self.destination, self.table)?,
+                    Some(_) => catalog::dependents(self.destination, self.table, Patience::Long)?,
                     None => None,
                 };
                 let before = found.receipt.as_ref().map(|receipt| &receipt.origin);

@@ -27,6 +27,8 @@ pub struct Dependents {
     pub references: Vec<Constraint>,
     /// Column defaults.
     pub defaults: Vec<Default>,
+    /// Sequences that belong to serial columns.
+    pub sequences: Vec<Sequence>,
     /// Triggers of the table.
     pub triggers: Vec<Trigger>,
     /// Whether row-level security is on.
@@ -64,6 +66,7 @@ impl Dependents {
             constraints: Vec::new(),
             references: Vec::new(),
             defaults: Vec::new(),
+            sequences: Vec::new(),
             triggers: Vec::new(),
             row_security: false,
             force_row_security: false,
@@ -175,6 +178,15 @@ pub struct Default {
     pub column: String,
     /// The expression.
     pub expression: String,
+}
+
+/// A sequence that would be dropped with a column.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Sequence {
+    /// The column.
+    pub column: String,
+    /// The sequence.
+    pub name: Qualified,
 }
 
 /// A trigger.

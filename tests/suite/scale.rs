@@ -109,6 +109,26 @@ fn a_table_that_is_locked_at_the_source_holds_up_no_other() {
 }
 
 #[test]
+fn a_table_that_is_locked_at_the_destination_holds_up_no_question_about_others() {
+    let mut case = Case::new(&setup(5), &rules(5));
+    case.sync();
+    let mut other = case.destination_superuser();
+    other.batch_execute("BEGIN; LOCK TABLE t_003 IN ACCESS EXCLUSIVE MODE").unwrap();
+    case.at_source("INSERT INTO t_004 SELECT 1000, max(at) FROM t_004");
+    let started = std::time::Instant::now();
+    let run = case.sync();
+    assert_eq!(run.stdout.matches("sync done: 0 rows").count(), 4, "{}", run.stdout);
+    run.says("t_004-incremental-1");
+    case.run(&["status"]).expect(0).says("t_003");
+    case.run(&["plan", "--outline"]).expect(0).says("t_003");
+    case.run(&["check"]).expect(0);
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(30), "{took:?}");
+    other.batch_execute("COMMIT").unwrap();
+    case.assert_equal("public.t_004");
+}
+
+#[test]
 fn several_tables_are_synced_at_once_and_reported_in_the_order_of_the_file() {
     let mut rules = rules(12);
     rules[4]["where"] = json!("no_such_column = 1");

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::case::{Case, by, with};
+use crate::support::case::{Case, by, create_roles, with};
+use crate::support::server::Servers;
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, note text, at int);
@@ -205,6 +206,34 @@ fn a_destination_table_that_somebody_emptied_is_copied_again() {
     case.at_destination("CREATE TEMPORARY TABLE older AS SELECT * FROM orders WHERE id < 4; TRUNCATE orders; INSERT INTO orders SELECT * FROM older");
     case.sync().says("it has no row as late as the receipt says (10)");
     case.assert_equal("public.orders");
+    // VACUUM gives the room back, and with it the last sign of the rows.
+    case.at_destination("DELETE FROM orders");
+    case.at_destination("VACUUM orders");
+    case.sync().says("somebody has emptied the destination table");
+    case.assert_equal("public.orders");
+    case.sync().says("incremental sync: from 10").says("0 rows");
+    let by_xmin = json!({"name": "orders", "replication_key": "xmin"});
+    let mut case = Case::new(ORDERS, &json!([by_xmin]));
+    case.sync();
+    case.at_destination("DROP TABLE _sync_state; TRUNCATE orders");
+    case.sync().says("there is no receipt, and the destination table is empty");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn an_unlogged_destination_table_that_a_crash_has_emptied_is_copied_again() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = Case::on(&servers, ORDERS, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination("ALTER TABLE orders SET UNLOGGED");
+    case.sync();
+    servers.destination.crash();
+    case.reconnect();
+    case.at_source("INSERT INTO orders VALUES (11, 'new', 11)");
+    case.sync().says("somebody has emptied the destination table");
+    case.assert_equal("public.orders");
+    servers.stop();
 }
 
 #[test]

@@ -18,6 +18,8 @@ const PUT_ON: &str = r#"
     ALTER TABLE orders ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
     ALTER TABLE orders ADD CONSTRAINT positive CHECK (total > 0);
     ALTER TABLE orders ALTER COLUMN note SET DEFAULT 'none';
+    CREATE SEQUENCE "order Numbers" START 100 OWNED BY orders.id;
+    ALTER TABLE orders ALTER COLUMN id SET DEFAULT nextval('"order Numbers"');
     ALTER TABLE orders SET (fillfactor = 70);
     COMMENT ON TABLE orders IS 'it''s ours';
     COMMENT ON COLUMN orders.total IS 'in euros';
@@ -72,6 +74,9 @@ const DESCRIBED: &str = "
         WHERE NOT tgisinternal
         UNION ALL SELECT format('policy %s %s %s %s %s %s', tablename, policyname, permissive, roles, qual, with_check)
         FROM pg_policies
+        UNION ALL SELECT format('sequence %s of %s.%s', s.oid::regclass, d.refobjid::regclass, a.attname)
+        FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid WHERE d.deptype = 'a'
         UNION ALL SELECT format('statistics %s', pg_get_statisticsobjdef(oid)) FROM pg_statistic_ext
         UNION ALL SELECT format('publication %s %s', pubname, tablename) FROM pg_publication_tables
         UNION ALL SELECT format('default %s', pg_get_expr(adbin, adrelid)) FROM pg_attrdef d
