@@ -597,6 +597,11 @@ fn hint(endpoint: &Endpoint, cannot: &Error) -> String {
         Some("28P01" | "28000") => {
             format!("check {prefix}_USERNAME, {prefix}_PASSWORD and the server's pg_hba.conf")
         }
+        Some("53300") => format!(
+            "the {} lets no more sessions in: raise max_connections, or the CONNECTION LIMIT of the role \
+             or the database; `sync --jobs N` takes N on each side",
+            endpoint.side
+        ),
         Some("3D000") => format!("check {prefix}_DB"),
         Some(_) => "the server's own log may say more".to_owned(),
         None => format!(

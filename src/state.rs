@@ -72,12 +72,15 @@ pub fn remember(
         (Some(why), ..) => Remembered::Nothing(why),
         (_, Some(receipt), Some(file), _) if receipt.progress != file.progress => {
             let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
-            warnings.push(format!(
-                "the receipt says {} and {} says {}: the older one counts",
-                said(one.as_deref()),
-                file_name(&table.name),
-                said(other.as_deref())
-            ));
+            let name = file_name(&table.name);
+            warnings.push(if one == other {
+                format!(
+                    "the receipt and {name} speak of different syncs: what both agree on counts"
+                )
+            } else {
+                let (one, other) = (said(one.as_deref()), said(other.as_deref()));
+                format!("the receipt says {one} and {name} says {other}: the older one counts")
+            });
             let start = older(destination, one.as_deref(), other.as_deref(), key)?;
             let progress = receipt.progress.earlier(file.progress, start);
             Remembered::Receipt(Box::new(Receipt { progress, ..receipt }))

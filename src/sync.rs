@@ -245,6 +245,11 @@ impl<'a> Run<'a> {
                     locked(queue).left.clear();
                 }
             }
+            if error.kind == Kind::Unreachable && !locked(queue).left.is_empty() {
+                // A server that stays away would cost each table that is left as much patience.
+                connections
+                    .patiently(self.log, None, |connections| connections.both().map(drop))?;
+            }
         }
     }
 

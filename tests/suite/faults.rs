@@ -210,6 +210,44 @@ fn a_server_that_crashes_during_a_sync_costs_a_second_try_and_nothing_else() {
 }
 
 #[test]
+fn a_server_that_stays_away_ends_the_run_and_not_each_table_after_long_patience() {
+    let mut servers = fragile();
+    let tables: Vec<String> = (0..12).map(|number| format!("t{number}")).collect();
+    let make = |name: &String| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, at int); INSERT INTO {name} VALUES (1, 1);"
+        )
+    };
+    let rules: Vec<_> = tables
+        .iter()
+        .map(|name| json!({"name": name, "replication_key": "at", "initial": "copy"}))
+        .collect();
+    let mut rules = json!(rules);
+    rules[2]["where"] = json!("pg_sleep(3) IS NOT NULL");
+    let setup = tables.iter().map(make).collect::<String>();
+    let mut case = Case::on(&servers, &setup, &rules);
+    let child = case.start(&["sync"]);
+    let mut watcher = case.another_source();
+    let reading =
+        format!("SELECT 1 FROM pg_stat_activity WHERE {OURS} AND query LIKE '%pg_sleep(3)%'");
+    while judge::column(&mut watcher, &reading).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let started = Instant::now();
+    servers.destination.stop("immediate");
+    let run = finish(child);
+    servers.destination.start();
+    run.expect(3).says("cannot connect to the destination");
+    assert!(!run.stdout.contains("t4:"), "{}", run.stdout);
+    assert!(started.elapsed() < Duration::from_mins(1), "{:?}", started.elapsed());
+    case.reconnect();
+    case.sync();
+    for name in &tables {
+        case.assert_equal(&format!("public.{name}"));
+    }
+}
+
+#[test]
 fn a_destination_that_refuses_a_value_fails_the_table_alone_and_shows_the_row() {
     let mut case = Case::new(
         "CREATE TABLE t (id int PRIMARY KEY, note text, at int); INSERT INTO t VALUES (1, 'a', 1);
