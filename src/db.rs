@@ -549,6 +549,11 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
         ("55P03", _) => {
             format!("another session at the {side} holds a lock; sync again when it is done")
         }
+        ("54000", Side::Source) => {
+            "PostgreSQL sends no row of more than 1 GB: leave its largest column out by \"columns\" \
+             in tables-config.json"
+                .to_owned()
+        }
         ("53100", _) => format!("make room on the disk of the {side} and sync again"),
         ("08000" | "08003" | "08006" | "40001" | "40P01" | "57P01" | "57P02" | "57P03", _) => {
             "sync again".to_owned()

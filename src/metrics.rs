@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -24,7 +26,10 @@ pub fn write(path: &Path, tables: &[&str], report: &Report, runs: &Runs) -> Resu
     }
     // A link goes on leading to where it leads.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    state::replace(path, &text(tables, report, runs), Lasting::Perhaps).map_err(|error| {
+    let replaced = state::replace(path, &text(tables, report, runs), Lasting::Perhaps);
+    // The collector is somebody else, and a service's umask knows nothing of it.
+    let readable = |()| fs::set_permissions(path, Permissions::from_mode(0o644));
+    replaced.and_then(readable).map_err(|error| {
         Error::table(format!("cannot write METRICS_FILE `{}`", path.display())).caused_by(&error)
     })
 }

@@ -1,5 +1,7 @@
 //! How fresh is each table, and who else is told?
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
 use crate::support::case::{Case, by};
@@ -125,6 +127,8 @@ fn the_metrics_say_what_happened_and_are_replaced_in_one_step() {
     case.write_env("METRICS_FILE=shop.prom");
     case.sync();
     let text = case.read("shop.prom");
+    let mode = std::fs::metadata(case.path().join("shop.prom")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "the collector is somebody else");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(name.contains("{pipeline=\"shop\"") && value.parse::<f64>().is_ok(), "{line}");
