@@ -63,6 +63,9 @@ pub struct Progress {
     pub watermark: Watermark,
     /// The snapshot that was read last.
     pub position: Option<Position>,
+    /// The snapshot of the sync that set the watermark where it is, for keys that go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_set_in: Option<Position>,
     /// Where the rows were stored then; what is new or was rewritten since is read whole.
     pub storage: Option<Vec<Storage>>,
     /// How far below the watermark was read: what a greater distance reaches was not.
@@ -131,6 +134,7 @@ impl Progress {
         Self {
             watermark: Watermark { start, ..Watermark::default() },
             position,
+            watermark_set_in: None,
             storage,
             lookback: self.lookback.filter(|lookback| other.lookback.as_ref() == Some(lookback)),
             reconciled_at: self.reconciled_at.min(other.reconciled_at),

@@ -38,10 +38,10 @@
 //!
 //! # Keys that went back
 //!
-//! Where the newest row was deleted, or its key was corrected, `M` is less than it was, and it is known
-//! that what was written in between may have any key: one that is used again, or one below a wrong key
-//! that had hidden it. Rows are then read from the watermark before the last one on, whatever wrote
-//! them ([`key::Key::went_back`]), and all of them where that is above `M` or not known.
+//! Where the newest row was deleted, or its key was corrected, `M` is less than it was, and a row that
+//! was written since the watermark stood there may have any key: one that is used again, or one below a
+//! wrong key that has hidden it. All that was written since that sync is then read, whatever its keys
+//! are, and all rows where [`overlap`] cannot tell ([`key::Key::went_back`]).
 //!
 //! # What it does not cover
 //!
@@ -71,9 +71,6 @@ pub struct Watermark {
     /// The replication key to start at, as PostgreSQL's text; without one, all rows are read.
     #[serde(rename = "watermark")]
     pub start: Option<String>,
-    /// The one before it, for a key that goes back.
-    #[serde(rename = "previous_watermark", default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<String>,
     /// Marks that are not safe yet, the oldest first.
     #[serde(rename = "pending_marks", default)]
     pub pending: Vec<Mark>,
@@ -111,12 +108,10 @@ impl Watermark {
         let safe = |mark: &Mark| mark.in_flight.is_empty() && settled || planted(Fault::UnsafeMark);
         let newest_safe = marks.iter().rposition(safe);
         let start = newest_safe.map(|at| marks[at].key.clone()).or_else(|| self.start.clone());
-        let previous = if start == self.start { &self.previous } else { &self.start };
-        let previous = previous.clone();
         // The safe mark itself goes as all do that have the key the next sync starts from.
         let pending = marks.split_off(newest_safe.unwrap_or_default());
         let pending = thinned(worthwhile(pending, start.as_deref()));
-        Self { start, previous, pending }
+        Self { start, pending }
     }
 }
 

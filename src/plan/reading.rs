@@ -5,7 +5,6 @@ use crate::fault::{Fault, planted};
 use crate::receipt::Progress;
 use crate::sql::copy::or_in_tables;
 use crate::table::{SourceTable, Storage};
-use crate::watermark::Watermark;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::{self, Position};
 
@@ -32,9 +31,9 @@ pub fn since(
 ) -> Since {
     let mut since = Since::default();
     let moved = moved(before, source, now);
-    let Watermark { start, previous, .. } = &before.watermark;
+    let start = before.watermark.start.as_deref();
     let from = key
-        .zip(start.as_deref())
+        .zip(start)
         .filter(|(key, start)| !key.is_at_the_bottom(start))
         .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
@@ -57,7 +56,7 @@ pub fn since(
                 .to_owned(),
         );
     }
-    let conditions: Vec<String> = from.into_iter().chain(recent.clone().ok()).collect();
+    let conditions: Vec<String> = from.into_iter().chain(recent.ok()).collect();
     // Where only some columns may be read, tableoid is not among them.
     let whole = moved.len() == source.storage.len() || !source.readable;
     if conditions.is_empty() || whole && !moved.is_empty() {
@@ -69,9 +68,8 @@ pub fn since(
         return since;
     }
     let mut condition = conditions.join(" AND ");
-    if let Some(((key, mark), start)) = key.zip(mark).zip(start.as_deref())
-        && let Some(back) =
-            key.went_back((mark, start), previous.as_deref(), recent.as_deref().ok())
+    if let Some(((key, mark), start)) = key.zip(mark).zip(start)
+        && let Some(back) = key.went_back(mark, start, since_then(before, source, now).as_deref())
     {
         since.notes.extend(back.note);
         condition = format!("({condition}) OR ({})", back.condition);
@@ -84,6 +82,13 @@ pub fn since(
         or_in_tables(&condition, &moved)
     });
     since
+}
+
+/// The condition on rows that were written since the watermark stands where it does; none where nothing
+/// tells.
+fn since_then(before: &Progress, source: &SourceTable, now: &Position) -> Option<String> {
+    let set_in = before.watermark_set_in.as_ref().filter(|_| source.lacks_xmin().is_none());
+    overlap::condition(set_in, now, source.snapshot.xmax).ok()
 }
 
 /// Whether what changed in a table can be told by the transactions that wrote its rows alone. What
@@ -147,6 +152,7 @@ fn moved(before: &Progress, source: &SourceTable, now: &Position) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::table::{Kind, Snapshot, Unseen};
+    use crate::watermark::Watermark;
     use crate::watermark::key::{KeyType, Lookback};
 
     const PARTS: [Storage; 2] = [part(1, 10), part(2, 20)];
@@ -215,6 +221,27 @@ mod tests {
         assert_eq!(read(&set_back, Some(&key), &source(&PARTS)), Some(from.to_owned()));
         let bottom = before(Some("-1"), &PARTS);
         assert_eq!(read(&bottom, Some(&key), &source(&PARTS)), Some(RECENT.to_owned()));
+    }
+
+    #[test]
+    fn where_the_key_went_back_what_was_written_since_the_watermark_was_set_is_read() {
+        let set_in = Position { snapshot_xmin: 30, ..position(None) };
+        let set = Progress { watermark_set_in: Some(set_in.clone()), ..before(Some("7"), &PARTS) };
+        let read = |before: &Progress, mark| {
+            let key = key();
+            since(before, (Some(&key), Some(mark)), &source(&PARTS), &position(None)).condition
+        };
+        let usual = format!("(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL) AND {RECENT}");
+        assert_eq!(read(&set, "7"), Some(usual.clone()));
+        assert_eq!(read(&set, "8"), Some(usual.clone()));
+        let back = "'6'::integer < '7'::integer";
+        let since_then = format!("({usual}) OR ({back} AND age(xmin) <= age('30'::xid))");
+        assert_eq!(read(&set, "6"), Some(since_then));
+        let whole = Some(format!("({usual}) OR ({back})"));
+        assert_eq!(read(&before(Some("7"), &PARTS), "6"), whole);
+        let elsewhere = Position { running_since: Some("one".to_owned()), ..set_in };
+        let restarted = Progress { watermark_set_in: Some(elsewhere), ..set };
+        assert_eq!(read(&restarted, "6"), whole);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
 use crate::table::SourceTable;
 use crate::watermark::key::Key;
+use crate::watermark::overlap::Position;
 
 /// One table under its lock.
 pub(super) struct TableSync<'a> {
@@ -372,12 +373,19 @@ pub(super) fn next_receipt(
     let source = situation.source;
     let mark = marks.of(&situation.table.name, source.oid);
     let watermark = before.watermark.advance(mark, &marks.still_active);
+    let position = server.position(source, watermark.start.clone());
+    let set_in = if watermark.start == before.watermark.start {
+        before.watermark_set_in.clone()
+    } else {
+        Some(Position { unseen: None, ..position.clone() })
+    };
     Receipt {
         version: VERSION,
         pipeline: pipeline.to_owned(),
         origin: situation.origin.clone(),
         progress: Progress {
-            position: Some(server.position(source, watermark.start.clone())),
+            position: Some(position),
+            watermark_set_in: set_in,
             watermark,
             storage: Some(source.storage.clone()),
             lookback: situation.shape.key.as_ref().and_then(Key::reach),

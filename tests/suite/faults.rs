@@ -298,7 +298,7 @@ fn who_waits_to_alter_a_table_that_pg_dump_is_to_read_costs_a_second_try() {
     std::thread::scope(|scope| {
         let mut other = case.another_source();
         scope.spawn(move || {
-            other.batch_execute("ALTER TABLE orders ADD more int").expect("altered")
+            other.batch_execute("ALTER TABLE orders ADD more int").expect("altered");
         });
         let mut watcher = case.another_source();
         let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";

@@ -534,7 +534,7 @@ fn rows_that_a_wrong_key_has_hidden_arrive_once_it_is_put_right() {
         let run = case.sync();
         if kind == "bigint" {
             run.says(
-                "the greatest replication key is 14 now and was 1000000: rows below are read again",
+                "the greatest replication key is 14 now and was 1000000: what was written since then is read",
             );
         }
         case.verify(0);
