@@ -282,6 +282,8 @@ impl World {
             sight.marked = judge::rows_by_key(&mut self.destination, &marked)
                 .or_else(|what| broken(Property::Right, what))?;
         }
+        // A state file alone tells nothing of an empty table.
+        sight.remembered &= receipt == ["1"] || !(sight.rows.is_empty() && sight.marked.is_empty());
         Ok(sight)
     }
 
@@ -339,8 +341,9 @@ impl World {
             table.call_for_copy(if in_place { Copying::Allowed } else { Copying::Called });
         }
         if table.versions && !before.remembered && table.copying == Copying::Called {
-            // Nobody knows any more what the copy was made with, and its versions are kept.
-            table.copying = Copying::Allowed;
+            // Nobody knows any more what the copy was made with, and its versions are kept. What is
+            // known from now on, whether this sync ends or not, is how the source is now.
+            (table.copying, table.origin) = (Copying::Allowed, origin.clone());
         }
         let whole = table.way == Way::FullRefresh && done;
         if replaced && table.copying == Copying::Uncalledfor && table.way != Way::FullRefresh {
