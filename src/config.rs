@@ -82,7 +82,12 @@ impl Pipeline {
             return Err(match did_you_mean(wanted, names()) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => {
-                    error.hint(format!("its tables are {}", names().collect::<Vec<_>>().join(", ")))
+                    let some: Vec<&str> = names().take(MOST_NAMED).collect();
+                    let more = match self.rules.len().saturating_sub(MOST_NAMED) {
+                        0 => String::new(),
+                        more => format!(" and {more} more"),
+                    };
+                    error.hint(format!("its tables are {}{more}", some.join(", ")))
                 }
             });
         }
@@ -90,6 +95,9 @@ impl Pipeline {
         Ok(self.rules.iter().filter(chosen).collect())
     }
 }
+
+/// How many tables a message names.
+const MOST_NAMED: usize = 10;
 
 /// A server, a database, a user and a schema.
 #[derive(Clone, Debug)]

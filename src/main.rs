@@ -1,7 +1,7 @@
 //! Copies PostgreSQL tables to another PostgreSQL and keeps them in step.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -270,8 +270,11 @@ fn print_json(document: &serde_json::Value) -> Result<u8> {
 }
 
 fn print(bytes: &[u8]) -> Result<u8> {
-    std::io::stdout().write_all(bytes).map_or_else(
-        |error| Err(Error::table("cannot write to stdout").caused_by(&error)),
-        |()| Ok(0),
-    )
+    match std::io::stdout().write_all(bytes) {
+        // Who reads no further, such as `head`, has what was wanted.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::table("cannot write to stdout").caused_by(&error))
+        }
+        _ => Ok(0),
+    }
 }

@@ -32,6 +32,10 @@ fn completions_and_the_man_page_come_from_the_binary() {
         case.run(&["completions", shell]).expect(0).says("full-refresh");
     }
     case.run(&["man"]).expect(0).says(".TH incremental-replication 1");
+    // Who reads only the beginning has all that was wanted.
+    let mut child = case.start(&["man"]);
+    drop(child.stdout.take());
+    assert!(child.wait().expect("an end").success());
 }
 
 #[test]
