@@ -11,7 +11,7 @@ use crate::sql::catalog::Question;
 use crate::sql::session::Patience;
 use crate::sql::{self, Qualified, catalog};
 use crate::table::dependent::Dependents;
-use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable, digest};
+use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable};
 use crate::watermark::Activity;
 
 /// Those of the named tables that the source has, by their names.
@@ -87,8 +87,8 @@ fn add_definitions(session: &mut Session, tables: &mut [SourceTable]) -> Result<
     let found: Vec<Definition> =
         documents(session, "read the catalog of views", &catalog::definitions(&defined))?;
     for table in tables.iter_mut().filter(|table| table.is_defined()) {
-        let text = found.iter().find(|found| found.oid == table.oid).map(|found| &*found.text);
-        table.definition = Some(format!("{:016x}", digest(text.unwrap_or_default())));
+        let digest = found.iter().find(|found| found.oid == table.oid).map(|found| &found.digest);
+        table.definition = Some(digest.cloned().unwrap_or_default());
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ fn add_definitions(session: &mut Session, tables: &mut [SourceTable]) -> Result<
 #[derive(Deserialize)]
 struct Definition {
     oid: u32,
-    text: String,
+    digest: String,
 }
 
 /// The columns of a table that may hold NULL.

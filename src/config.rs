@@ -79,17 +79,15 @@ impl Pipeline {
                 continue;
             }
             let error = Error::configuration(format!("{TABLES_FILE} has no table `{wanted}`"));
-            return Err(match did_you_mean(wanted, names()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => {
-                    let some: Vec<&str> = names().take(MOST_NAMED).collect();
-                    let more = match self.rules.len().saturating_sub(MOST_NAMED) {
-                        0 => String::new(),
-                        more => format!(" and {more} more"),
-                    };
-                    error.hint(format!("its tables are {}{more}", some.join(", ")))
-                }
-            });
+            if let Some(near) = did_you_mean(wanted, names()) {
+                return Err(error.hint(format!("did you mean `{near}`?")));
+            }
+            let some: Vec<&str> = names().take(MOST_NAMED).collect();
+            let more = match self.rules.len().saturating_sub(MOST_NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            return Err(error.hint(format!("its tables are {}{more}", some.join(", "))));
         }
         let chosen = |rule: &&Rule| tables.is_empty() || tables.contains(&rule.name);
         Ok(self.rules.iter().filter(chosen).collect())

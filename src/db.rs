@@ -79,7 +79,7 @@ pub struct Server {
     /// When the server was started, which tells servers apart: a clone has its origin's system
     /// identifier.
     pub running_since: String,
-    /// When it recovered from a crash last, or began to count for another reason.
+    /// Since when it counts: another time once it has recovered from a crash. Where the host tells it.
     #[serde(default)]
     pub recovered_at: Option<String>,
     /// Whether it is a standby.
@@ -102,8 +102,8 @@ pub struct Server {
 impl Server {
     /// What is another one once the server was started or has recovered from a crash, which it does
     /// without a new start where one of its processes was killed.
-    fn undisturbed_since(&self) -> String {
-        format!("{} {}", self.running_since, self.recovered_at.as_deref().unwrap_or_default())
+    fn undisturbed_since(&self) -> Option<String> {
+        Some(format!("{} {}", self.running_since, self.recovered_at.as_ref()?))
     }
 
     /// Where the snapshot stands in which a table was read, for a receipt with this watermark.
@@ -113,7 +113,7 @@ impl Server {
             start,
             system_identifier: self.system_identifier.clone(),
             timeline: self.timeline.clone(),
-            running_since: Some(self.undisturbed_since()),
+            running_since: self.undisturbed_since(),
             snapshot_xmin: source.snapshot.xmin,
             unseen: source.snapshot.unseen(),
         }
@@ -191,13 +191,19 @@ impl Session {
             })?;
         self.watch.process = self.server.process;
         // None of these is worth failing for: some hosts forbid a question, some platforms a setting.
-        let questions = [catalog::SYSTEM_IDENTIFIER, catalog::TIMELINE, session::NOTICE_OUR_DEATH];
+        let questions = [
+            catalog::SYSTEM_IDENTIFIER,
+            catalog::TIMELINE,
+            catalog::RECOVERED_AT,
+            session::NOTICE_OUR_DEATH,
+        ];
         let mut answers = self
             .answers("ask the server who it is", &questions.map(str::to_owned), Patience::Long)?
             .into_iter()
             .map(|rows| rows?.pop()?.pop()?);
         self.server.system_identifier = answers.next().flatten();
         self.server.timeline = answers.next().flatten();
+        self.server.recovered_at = answers.next().flatten();
         if self.server.version < OLDEST_VERSION {
             return Err(Error::unreachable(format!(
                 "the {} is PostgreSQL {}, older than 13",

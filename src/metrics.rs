@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -11,7 +9,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::report::{Report, TableReport};
 use crate::runs::Runs;
-use crate::state::{self, Lasting};
+use crate::state;
 
 /// What every name begins with.
 const PREFIX: &str = "incremental_replication";
@@ -26,10 +24,8 @@ pub fn write(path: &Path, tables: &[&str], report: &Report, runs: &Runs) -> Resu
     }
     // A link goes on leading to where it leads.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let replaced = state::replace(path, &text(tables, report, runs), Lasting::Perhaps);
     // The collector is somebody else, and a service's umask knows nothing of it.
-    let readable = |()| fs::set_permissions(path, Permissions::from_mode(0o644));
-    replaced.and_then(readable).map_err(|error| {
+    state::publish(path, &text(tables, report, runs)).map_err(|error| {
         Error::table(format!("cannot write METRICS_FILE `{}`", path.display())).caused_by(&error)
     })
 }

@@ -37,9 +37,9 @@ const LOST: [&str; 6] = [
     "SET TRANSACTION SNAPSHOT",
 ];
 
-/// By this word pg_dump tells that somebody who wants to alter the table stands between us, who
-/// hold a lock on it, and pg_dump, which wants one too.
-const NOT_LOCKED: &str = "LOCK TABLE";
+/// By these words pg_dump tells that somebody has the table for himself, or who wants to alter it stands
+/// between us, who hold a lock on it, and pg_dump, which wants one too.
+const NOT_LOCKED: [&str; 2] = ["LOCK TABLE", "canceling statement due to statement timeout"];
 
 /// As much as a pipe holds.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -205,19 +205,19 @@ impl Dump {
 fn failure(status: impl std::fmt::Display, complaints: &str) -> Error {
     let message = format!("pg_dump ended with {status}");
     let said = |sign: &str| complaints.contains(sign);
+    let without = "\"initial\": \"copy\" in tables-config.json does without pg_dump";
     let mut error = if LOST.into_iter().any(said) {
-        Error::unreachable(message)
-    } else if said(NOT_LOCKED) {
-        Error::table(message).passing()
+        Error::unreachable(message).hint(without)
+    } else if NOT_LOCKED.into_iter().all(said) {
+        Error::table(message).passing().hint(
+            "another session at the source holds the table, or waits to alter it; sync again when it \
+             is done",
+        )
     } else {
-        Error::table(message)
+        Error::table(message).hint(without)
     };
     error.causes.extend(complaints.lines().filter(|line| !line.is_empty()).map(str::to_owned));
-    error.hint(if said(NOT_LOCKED) {
-        "another session at the source waits to alter the table; sync again when it is done"
-    } else {
-        "\"initial\": \"copy\" in tables-config.json does without pg_dump"
-    })
+    error
 }
 
 impl Drop for Dump {
@@ -342,10 +342,12 @@ mod tests {
         let kinds = [
             ("pg_dump: error: connection to server at \"h\" failed", true, Kind::Unreachable),
             (
-                "pg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE",
+                "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout; \
+                 Query was: LOCK TABLE public.t IN ACCESS SHARE MODE",
                 true,
                 Kind::Table,
             ),
+            ("pg_dump: detail: Query was: LOCK TABLE public.t", false, Kind::Table),
             ("pg_dump: error: query failed: ERROR:  permission denied", false, Kind::Table),
         ];
         for (said, passes, kind) in kinds {

@@ -1,8 +1,9 @@
 //! What is remembered from earlier syncs: the receipt in the destination, and the file in
 //! `sync-state/` that repeats it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::crash;
@@ -54,10 +55,10 @@ pub fn remember(
     let there = destination_table.is_some();
     let start = receipt.as_ref().and_then(|receipt| receipt.progress.watermark.start.as_deref());
     let lost = match beside {
-        // With a watermark it had at least the row that bears it.
-        WrittenBeside::It | WrittenBeside::NobodyKnows => (start.is_some()
-            && destination_table.is_some_and(DestinationTable::has_no_row))
-        .then(|| "somebody has emptied the destination table".to_owned()),
+        _ if beside.was_emptied(destination_table) => {
+            Some("somebody has emptied the destination table".to_owned())
+        }
+        WrittenBeside::It | WrittenBeside::ItWithRows | WrittenBeside::NobodyKnows => None,
         WrittenBeside::Another => Some(format!(
             "the destination table was made anew by somebody else since the receipt was written \
              ({})",
@@ -67,7 +68,7 @@ pub fn remember(
             lost_rows(destination, table, start.filter(|_| keeps_all), key)?
         }
     };
-    let written_beside_it = beside == WrittenBeside::It;
+    let written_beside_it = beside.is_it();
     let remembered = match (lost.filter(|_| there), receipt, file, key) {
         (Some(why), ..) => Remembered::Nothing(why),
         (_, Some(receipt), Some(file), _) if receipt.progress != file.progress => {
@@ -247,12 +248,29 @@ fn read_receipt(
 pub enum WrittenBeside {
     /// The table that is there.
     It,
+    /// That table, and it held rows.
+    ItWithRows,
     /// Perhaps that table.
     NobodyKnows,
     /// Another one of its name.
     Another,
     /// This one, when its rows were stored elsewhere.
     OtherRows,
+}
+
+impl WrittenBeside {
+    /// Whether it is the table that is there, stored as it was.
+    #[must_use]
+    pub fn is_it(self) -> bool {
+        matches!(self, Self::It | Self::ItWithRows)
+    }
+
+    /// Whether that table, as it is now, has lost its rows without having got another file: VACUUM
+    /// gives room back, and a crash empties what is UNLOGGED.
+    #[must_use]
+    pub fn was_emptied(self, now: Option<&DestinationTable>) -> bool {
+        self == Self::ItWithRows && now.is_some_and(DestinationTable::has_no_row)
+    }
 }
 
 /// The receipts of these tables, where there are any. The destination is outside of any
@@ -275,6 +293,7 @@ pub fn receipts(
                 Some(sql::receipt::REPLACED) => WrittenBeside::Another,
                 Some(sql::receipt::REWRITTEN) => WrittenBeside::OtherRows,
                 Some(sql::receipt::UNKNOWN) => WrittenBeside::NobodyKnows,
+                Some(sql::receipt::WITH_ROWS) => WrittenBeside::ItWithRows,
                 _ => WrittenBeside::It,
             };
             Some((table, receipt, beside))
@@ -377,6 +396,13 @@ pub enum Lasting {
 /// Writes a file whole or not at all, in a folder that is there.
 pub fn replace(path: &Path, text: &str, lasting: Lasting) -> std::io::Result<()> {
     Nameless::write(path, text, lasting)?.rename()
+}
+
+/// The same for a file that everybody may read, whatever the umask is.
+pub fn publish(path: &Path, text: &str) -> std::io::Result<()> {
+    let nameless = Nameless::write(path, text, Lasting::Perhaps)?;
+    fs::set_permissions(temporary(path), Permissions::from_mode(0o644))?;
+    nameless.rename()
 }
 
 /// A file that is whole and has not got its name yet.

@@ -89,8 +89,8 @@ pub struct SourceTable {
     pub estimated_rows: u64,
     /// Whether some of its rows are in foreign tables, which have no `xmin`.
     pub has_foreign_parts: bool,
-    /// Of a view, a foreign table or a table with row-level security: a digest of what decides which
-    /// rows it shows.
+    /// Of a view, a table with foreign parts or one with row-level security: a digest of what decides
+    /// which rows it shows.
     #[serde(default)]
     pub definition: Option<String>,
     /// The snapshot in which all this was read.
@@ -304,7 +304,9 @@ impl SourceTable {
     /// Whether its rows are others as soon as it is defined otherwise.
     #[must_use]
     pub fn is_defined(&self) -> bool {
-        self.row_security || matches!(self.kind, Kind::View | Kind::ForeignTable)
+        self.row_security
+            || self.has_foreign_parts
+            || matches!(self.kind, Kind::View | Kind::ForeignTable)
     }
 
     /// Whether what has to read all of it takes long.

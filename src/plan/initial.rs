@@ -1,13 +1,13 @@
 //! The first copy: load a new table, then let it take the old one's name.
 
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
-use crate::config::{ColumnChoice, InitialPath, Mode, Rule};
+use crate::config::{ColumnChoice, Deletes, InitialPath, Mode, Rule};
 use crate::digest::GUARDED_ROWS;
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
-use crate::sql::{Qualified, ddl, identifier, session, swap};
+use crate::sql::{self, Qualified, ddl, identifier, session, swap};
 use crate::table::dependent::{Dependents, Index};
 use crate::table::{DELETED_AT, Kind, SourceTable, digest, own_index_name};
 
@@ -259,9 +259,12 @@ fn not_unique(situation: &Situation) -> String {
 pub(super) fn write_receipt(situation: &Situation, receipt: &Receipt) -> Step {
     // A receipt is plain strings and numbers, which always have a JSON form.
     let json = serde_json::to_string(receipt).unwrap_or_default();
+    // Elsewhere both sides are compared, and the first rows may all be dead: to find one that is not
+    // would be to read them.
+    let keeps_rows = situation.rule.deletes == Deletes::Keep && situation.rule.mode.has_key();
     Step::destination(
         "write the receipt",
-        crate::sql::receipt::write(&situation.receipts(), situation.table, VERSION, &json),
+        sql::receipt::write(&situation.receipts(), (situation.table, keeps_rows), VERSION, &json),
     )
 }
 

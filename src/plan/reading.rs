@@ -71,8 +71,10 @@ pub fn since(
     if let Some(((key, mark), start)) = key.zip(mark).zip(start)
         && let Some(back) = key.went_back(mark, start, since_then(before, source, now).as_deref())
     {
-        since.notes.extend(back.note);
-        condition = format!("({condition}) OR ({})", back.condition);
+        since.details.push(format!(
+            "the greatest replication key may have gone back: {mark} now, {start} before"
+        ));
+        condition = format!("({condition}) OR ({back})");
     }
     since.condition = Some(if moved.is_empty() {
         condition

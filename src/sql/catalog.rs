@@ -11,16 +11,13 @@ use super::receipt::WRITTEN_BESIDE;
 use super::{Qualified, literal, literals};
 use crate::table::{FIRST_USER_OID, LABEL};
 
-/// What the tool needs to know of a server it has just connected to. A server that has recovered from
-/// a crash, be it that of one of its processes, counts its statistics anew, which is all that it lets
-/// everybody know of that.
+/// What the tool needs to know of a server it has just connected to.
 pub const SERVER: &str = "\
 SELECT json_build_object(
   'version', current_setting('server_version_num')::integer,
   'database', current_database(),
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
-  'recovered_at', (SELECT stats_reset FROM pg_stat_bgwriter),
   'process', pg_backend_pid(),
   'process_seconds', (
     SELECT extract(epoch FROM clock_timestamp() - a.backend_start)
@@ -38,6 +35,11 @@ SELECT CASE WHEN pg_is_in_recovery()
   THEN (SELECT timeline_id FROM pg_control_checkpoint())
   ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
 END::text";
+
+/// Since when the server counts, as text. One that has recovered from a crash, be it that of one of its
+/// processes, counts all statistics anew, and lets nobody but its log know more of that. Those of the
+/// archiver are hardly ever reset for another reason.
+pub const RECOVERED_AT: &str = "SELECT coalesce(stats_reset::text, '') FROM pg_stat_archiver";
 
 /// Replaces every domain, starting from the type and modifier that two expressions name.
 fn without_domains(oid: &str, modifier: &str) -> String {
@@ -259,9 +261,12 @@ GROUP BY made_of.whole",
     )
 }
 
-/// What decides which rows some relations show, and what is in them, beside the rows that they are made
-/// of: the queries of views, of those below them as well, where the rows of foreign tables are, and the
-/// policies that apply to SELECT. One row a relation that has some.
+/// A digest of what decides which rows some relations show, and what is in them, beside the rows that
+/// they are made of: the queries of views, of those below them as well, where the rows of foreign tables
+/// and partitions are, and the policies that our role meets in a SELECT. One row a relation that has some.
+///
+/// Queries and conditions are read as they are stored: to have them printed is to wait for whoever holds
+/// a table that they speak of.
 #[must_use]
 pub fn definitions(relations: &[u32]) -> String {
     format!(
@@ -269,21 +274,27 @@ pub fn definitions(relations: &[u32]) -> String {
 WITH RECURSIVE made_from (whole, oid) AS (
   SELECT oid, oid FROM unnest({}) AS asked (oid)
   UNION
-  SELECT made_from.whole, d.refobjid
-  FROM made_from JOIN pg_rewrite r ON r.ev_class = made_from.oid
-  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-    AND d.refclassid = 'pg_class'::regclass)
-SELECT json_build_object('oid', made_from.whole::bigint,
-  'text', string_agg(part.text, E'\\n' ORDER BY made_from.oid, part.text))
+  SELECT made_from.whole, part.oid FROM made_from CROSS JOIN LATERAL (
+    SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid
+    WHERE r.ev_class = made_from.oid AND d.classid = 'pg_rewrite'::regclass
+      AND d.refclassid = 'pg_class'::regclass
+    UNION ALL
+    SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = made_from.oid
+    OFFSET 0) AS part (oid))
+SELECT json_build_object('oid', made_from.whole::bigint, 'digest',
+  hashtextextended(string_agg(part.text, E'\\n' ORDER BY made_from.oid, part.text), 0)::text)
 FROM made_from CROSS JOIN LATERAL (
-  SELECT pg_get_viewdef(v.oid) FROM pg_class v WHERE v.oid = made_from.oid AND v.relkind = 'v'
+  SELECT r.ev_action::text FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class
+  WHERE r.ev_class = made_from.oid AND r.rulename = '_RETURN' AND v.relkind = 'v'
   UNION ALL
   SELECT concat_ws(' ', f.ftserver, s.srvoptions, f.ftoptions)
   FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = made_from.oid
   UNION ALL
-  SELECT concat_ws(' ', p.polname, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid))
+  SELECT concat_ws(' ', p.polname, p.polpermissive, p.polqual)
   FROM pg_policy p JOIN pg_class t ON t.oid = p.polrelid
   WHERE p.polrelid = made_from.oid AND p.polcmd IN ('r', '*') AND t.relrowsecurity
+    AND EXISTS (SELECT FROM unnest(p.polroles) AS role (oid)
+      WHERE CASE WHEN role.oid = 0 THEN true ELSE pg_has_role(role.oid, 'USAGE') END)
   OFFSET 0) AS part (text)
 GROUP BY made_from.whole",
         oids(relations)
@@ -360,7 +371,7 @@ CROSS JOIN LATERAL (SELECT CASE
   WHEN c.oid = ANY (ARRAY(
     SELECT l.relation FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = current_database() AND l.mode = 'AccessExclusiveLock'
-      AND l.pid <> pg_backend_pid()))
+      AND l.pid IS DISTINCT FROM pg_backend_pid()))
   THEN greatest(c.relpages, 1)::bigint * current_setting('block_size')::bigint
   ELSE coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)
   END AS bytes) AS size

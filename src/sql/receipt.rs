@@ -3,8 +3,8 @@
 use super::{Qualified, literal, literals};
 
 /// The column that says which relations at the destination a receipt was written beside: the object
-/// identifiers of the table of receipts and of the table, and the number of the table's file. It is
-/// no part of the receipt, which is repeated where nobody knows of these.
+/// identifiers of the table of receipts and of the table, the number of the table's file, and whether
+/// there was a row in it. It is no part of the receipt, which is repeated where nobody knows of these.
 pub const WRITTEN_BESIDE: &str = "written_beside";
 
 /// Makes the table of receipts, if it is not there.
@@ -38,15 +38,19 @@ pub const REWRITTEN: &str = "rewritten";
 /// itself is another one, so that all were brought here together from elsewhere, and belong together.
 pub const UNKNOWN: &str = "unknown";
 
+/// The same where it is that table, stored as it was, and it held rows.
+pub const WITH_ROWS: &str = "rows";
+
 /// Reads the receipts of these tables: a row each, if there is one, with the table's name, the
-/// version, the JSON, and NULL, [`REPLACED`], [`REWRITTEN`] or [`UNKNOWN`].
+/// version, the JSON, and NULL, [`REPLACED`], [`REWRITTEN`], [`UNKNOWN`] or [`WITH_ROWS`].
 #[must_use]
 pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
     format!(
         "SELECT r.table_name, r.version::text, r.receipt::text,\n  \
          CASE WHEN beside[1] IS DISTINCT FROM r.tableoid::text THEN '{UNKNOWN}'\n    \
          WHEN beside[2] <> c.oid::text THEN '{REPLACED}'\n    \
-         WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}' END\n\
+         WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}'\n    \
+         WHEN beside[4] = '{WITH_ROWS}' THEN '{WITH_ROWS}' END\n\
          FROM {receipts} r\n\
          CROSS JOIN LATERAL string_to_array(to_jsonb(r) ->> '{WRITTEN_BESIDE}', '/') AS beside\n\
          LEFT JOIN pg_class c ON c.relname = r.table_name\n  \
@@ -65,20 +69,29 @@ pub fn written_at(receipts: &Qualified) -> String {
     )
 }
 
-/// Writes a table's receipt.
+/// Writes a table's receipt. Whether the table holds a row is noted where it `keeps_rows`.
 #[must_use]
-pub fn write(receipts: &Qualified, table: &Qualified, version: u32, receipt: &str) -> String {
+pub fn write(
+    receipts: &Qualified,
+    (table, keeps_rows): (&Qualified, bool),
+    version: u32,
+    receipt: &str,
+) -> String {
     let oid = |relation: &Qualified| format!("{}::regclass", literal(&relation.to_string()));
+    let mut beside = format!("{}::oid, c.oid, c.relfilenode", oid(receipts));
+    if keeps_rows {
+        let rows = format!("CASE WHEN EXISTS (SELECT FROM {table}) THEN '{WITH_ROWS}' END");
+        beside = format!("{beside},\n  {rows}");
+    }
     format!(
         "INSERT INTO {receipts} (table_name, version, receipt, written_at, {WRITTEN_BESIDE})\n\
-         SELECT {}, {version}, {}::jsonb, now(), concat_ws('/', {}::oid, c.oid, c.relfilenode)\n\
+         SELECT {}, {version}, {}::jsonb, now(), concat_ws('/', {beside})\n\
          FROM pg_class c WHERE c.oid = {}\n\
          ON CONFLICT (table_name) DO UPDATE\n\
          SET version = excluded.version, receipt = excluded.receipt, written_at = excluded.written_at,\n  \
          {WRITTEN_BESIDE} = excluded.{WRITTEN_BESIDE}",
         literal(&table.name),
         literal(receipt),
-        oid(receipts),
         oid(table),
     )
 }

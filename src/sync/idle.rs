@@ -54,7 +54,7 @@ pub(super) fn candidates<'a>(request: &Request, rules: &[&'a Rule]) -> Vec<&'a R
 ///
 /// No lock is taken: where another run is at work on one, this is what it has committed.
 pub(super) struct Here {
-    receipts: BTreeMap<String, Receipt>,
+    receipts: BTreeMap<String, (Receipt, WrittenBeside)>,
     relations: BTreeMap<String, DestinationTable>,
 }
 
@@ -73,8 +73,8 @@ impl Here {
         let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
         let receipts = receipts
             .into_iter()
-            .filter(|(_, _, beside)| *beside == WrittenBeside::It)
-            .filter_map(|(table, found, _)| Some((table, found.ok()?)))
+            .filter(|(_, _, beside)| beside.is_it())
+            .filter_map(|(table, found, beside)| Some((table, (found.ok()?, beside))))
             .collect();
         let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
         let relations: Vec<&str> =
@@ -147,7 +147,7 @@ fn question<'a>(
     marks: &Marks,
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
-    let receipt = here.receipts.remove(&table.name)?;
+    let (receipt, written_beside) = here.receipts.remove(&table.name)?;
     let small = there.estimated_bytes <= SMALL_BYTES;
     // To change a file, or to remove one, is for who holds the table's lock.
     let beside = state::beside(&pipeline.directory, &table.name, &receipt);
@@ -156,9 +156,7 @@ fn question<'a>(
     }
     let facts = Facts::of(rule, table, there, &mut here.relations, (source, destination)).ok()?;
     let situation = facts.situation(rule, table, false);
-    if receipt.progress.watermark.start.is_some()
-        && situation.destination.is_some_and(DestinationTable::has_no_row)
-    {
+    if written_beside.was_emptied(situation.destination) {
         return None;
     }
     let key = situation.shape.key.as_ref();

@@ -228,9 +228,9 @@ impl TableSync<'_> {
         key: Option<&Key>,
     ) -> Result<Option<Since>> {
         let source = situation.source;
-        let mark = self.marks.key_of(&situation.table.name, source.oid);
+        let mark = self.greatest_key(situation, before)?;
         let position = self.source.server.position(source, None);
-        let since = plan::since(before, (key, mark), source, &position);
+        let since = plan::since(before, (key, mark.as_deref()), source, &position);
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
@@ -244,6 +244,20 @@ impl TableSync<'_> {
         let sql = digest::written_since(self.table, &situation.receipts(), watch.xmin);
         let written = self.destination.value("look for rows of others", &sql)?;
         Ok((written.as_deref() == Some("f")).then_some(since))
+    }
+
+    /// The greatest key of the table's mark. Where the watermark may lie above it, another run may have
+    /// set it there meanwhile, so that it is the snapshot that counts.
+    fn greatest_key(&mut self, situation: &Situation, before: &Progress) -> Result<Option<String>> {
+        let source = situation.source;
+        let mark = self.marks.key_of(&situation.table.name, source.oid);
+        let marked = situation.shape.key.as_ref().zip(mark).zip(before.watermark.start.as_ref());
+        match marked {
+            Some(((key, mark), start)) if key.may_have_gone_back(mark, start) => {
+                self.source.value("read the greatest replication key", &key.greatest(&source.name))
+            }
+            _ => Ok(mark.map(str::to_owned)),
+        }
     }
 
     /// What a receipt says of the destination, so that the next diff, or verify, knows whether

@@ -1,6 +1,5 @@
 //! Which replication keys there are, and which of their values may become a watermark.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -60,28 +59,11 @@ pub enum Lookback {
     Number(u64),
 }
 
-/// What is read because keys have gone back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WentBack {
-    /// The condition on rows.
-    pub condition: String,
-    /// For the log, where it is certain.
-    pub note: Option<String>,
-}
-
 impl KeyType {
-    /// How two keys lie to each other, where their text tells.
-    fn order(self, one: &str, other: &str) -> Option<Ordering> {
-        // Times and dates of four-digit years AD, as `DateStyle` has them, are in the order of their text.
-        let plain = |time: &str| time.as_bytes().get(4) == Some(&b'-') && !time.ends_with("BC");
-        match self {
-            Self::Integer => Some(one.parse::<i64>().ok()?.cmp(&other.parse().ok()?)),
-            Self::Date | Self::Timestamp | Self::TimestampWithTimeZone => {
-                (plain(one) && plain(other)).then(|| one.cmp(other))
-            }
-            Self::Uuid => Some(one.cmp(other)),
-            Self::Numeric | Self::Text => None,
-        }
+    /// Whether keys are given by hand or by a counter, and not by a clock, after which those of later
+    /// rows are later, or are reached by the lookback. Of texts only their column knows the order.
+    fn may_go_back(self) -> bool {
+        matches!(self, Self::Integer | Self::Numeric)
     }
 
     /// The kind of key a column's type makes, if it makes one.
@@ -197,27 +179,29 @@ impl Key {
         copy::from_key(&self.column, &bound)
     }
 
-    /// What a sync reads as well where the greatest key is `mark` and the watermark `start` lies above
-    /// it: all rows, or those that meet the condition `since`. None where keys went on.
+    /// The condition on what a sync reads as well where the greatest key is `mark` and the watermark
+    /// `start` lies above it: all rows, or those that meet the condition `since`. None where keys went
+    /// on, or have no way back.
     #[must_use]
-    pub fn went_back(&self, mark: &str, start: &str, since: Option<&str>) -> Option<WentBack> {
-        let order = self.key_type.order(mark, start);
-        if matches!(order, Some(Ordering::Greater | Ordering::Equal)) || mark == start {
+    pub fn went_back(&self, mark: &str, start: &str, since: Option<&str>) -> Option<String> {
+        if !self.may_have_gone_back(mark, start) {
             return None;
         }
-        let note = order.is_some().then(|| {
-            format!(
-                "the greatest replication key is {mark} now and was {start}: what was written since \
-                 then is read, whatever its keys are"
-            )
-        });
-        // Where only the server knows the order, it sees from the values alone whether it is so.
+        // Of two that are no integers the server sees from the values alone how they lie.
         let back = format!("{} < {}", self.literal(mark), self.literal(start));
-        let condition = match since {
+        Some(match since {
             None => back,
             Some(since) => format!("{back} AND {since}"),
-        };
-        Some(WentBack { condition, note })
+        })
+    }
+
+    /// Whether `mark` may lie below `start`, although keys grow.
+    #[must_use]
+    pub fn may_have_gone_back(&self, mark: &str, start: &str) -> bool {
+        let integers = mark.parse::<i64>().ok().zip(start.parse::<i64>().ok());
+        self.key_type.may_go_back()
+            && mark != start
+            && integers.is_none_or(|(mark, start)| mark < start)
     }
 
     /// How far below a watermark it is read, for a receipt.
@@ -334,21 +318,18 @@ mod tests {
         let number = key(KeyType::Integer, "bigint", None);
         assert_eq!(number.went_back("9", "9", None), None);
         assert_eq!(number.went_back("10", "9", None), None, "numbers are no texts");
-        let back = number.went_back("9", "10", Some("since")).unwrap();
-        assert_eq!(back.condition, "'9'::bigint < '10'::bigint AND since");
-        assert!(back.note.unwrap().contains("is 9 now and was 10"));
-        let whole = number.went_back("9", "10", None).unwrap();
-        assert_eq!(whole.condition, "'9'::bigint < '10'::bigint");
-        let time = key(KeyType::TimestampWithTimeZone, "timestamptz", None);
-        let (whole, later) = ("2026-01-01 00:00:00+00", "2026-01-01 00:00:00.5+00");
-        assert_eq!(time.went_back(later, whole, None), None);
-        assert!(time.went_back(whole, later, None).unwrap().note.is_some());
-        for (one, other) in [("0044-03-15 BC", "2026-01-01"), ("10000-01-01", "2026-01-01")] {
-            let day = key(KeyType::Date, "date", None);
-            assert_eq!(day.went_back(one, other, None).unwrap().note, None, "the server knows");
+        let back = "'9'::bigint < '10'::bigint";
+        assert_eq!(number.went_back("9", "10", Some("since")), Some(format!("{back} AND since")));
+        assert_eq!(number.went_back("9", "10", None).as_deref(), Some(back));
+        let numeric = key(KeyType::Numeric, "numeric", None);
+        assert_eq!(numeric.went_back("10", "9", None), None);
+        assert!(numeric.went_back("9.5", "9.25", None).is_some(), "the server knows");
+        for (key_type, mark, start) in [
+            (KeyType::Text, "a", "b"),
+            (KeyType::TimestampWithTimeZone, "2026-01-01 00:00:00+00", "2026-01-02 00:00:00+00"),
+        ] {
+            assert_eq!(key(key_type, "its type", None).went_back(mark, start, None), None);
         }
-        let word = key(KeyType::Text, "text", None);
-        assert_eq!(word.went_back("b", "a", None).unwrap().note, None);
     }
 
     #[test]

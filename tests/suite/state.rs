@@ -218,6 +218,28 @@ fn a_destination_table_that_somebody_emptied_is_copied_again() {
     case.at_destination("DROP TABLE _sync_state; TRUNCATE orders");
     case.sync().says("there is no receipt, and the destination table is empty");
     case.assert_equal("public.orders");
+    case.at_destination("DELETE FROM orders");
+    case.at_destination("VACUUM orders");
+    case.sync().says("somebody has emptied the destination table");
+    case.assert_equal("public.orders");
+}
+
+#[test]
+fn a_destination_table_that_is_rightly_empty_is_not_copied_again() {
+    let filtered = with(by("orders", "at"), &json!({"where": "note = 'no such'"}));
+    let removed = json!({"name": "orders", "destination_name": "drained", "replication_key": "at",
+                         "deletes": "remove", "max_delete_percent": 100});
+    let mut case = Case::new(ORDERS, &json!([filtered, removed]));
+    case.sync();
+    case.sync().says("orders-incremental-0 || orders-incremental-0");
+    case.at_source("DELETE FROM orders");
+    case.sync();
+    case.at_destination("VACUUM drained");
+    for _ in 0..2 {
+        case.sync().says("orders-incremental-0 || orders-incremental-0");
+    }
+    case.at_source("INSERT INTO orders VALUES (51, 'new', 51)");
+    case.sync().says("orders-incremental-0 || orders-incremental-1");
 }
 
 #[test]

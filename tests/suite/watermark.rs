@@ -465,6 +465,8 @@ fn a_source_that_recovers_from_a_crash_of_one_process_loses_no_newer_row() {
     // What follows does not fill a page of the log, which would be written.
     case.at_source("SELECT pg_switch_wal()");
     case.at_source("CHECKPOINT");
+    // From now on the next time at which it is written anyway is ten seconds away.
+    superuser.batch_execute("SELECT pg_reload_conf()").expect("a reload");
     for _ in 0..100 {
         next(&mut case);
     }
@@ -531,12 +533,9 @@ fn rows_that_a_wrong_key_has_hidden_arrive_once_it_is_put_right() {
             case.sync();
         }
         case.at_source("UPDATE t SET version = 9 WHERE version = 1000000");
-        let run = case.sync();
-        if kind == "bigint" {
-            run.says(
-                "the greatest replication key is 14 now and was 1000000: what was written since then is read",
-            );
-        }
+        case.run(&["-v", "sync"])
+            .expect(0)
+            .says("the greatest replication key may have gone back: 14 now, 1000000 before");
         case.verify(0);
         case.at_source("INSERT INTO t VALUES (15, 15)");
         case.sync().says("t-incremental-");
