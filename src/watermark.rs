@@ -38,11 +38,11 @@
 //!
 //! # Keys that went back
 //!
-//! Where the newest row was deleted, or its key was corrected, `M` is less than it was. A clock goes on
-//! all the same; where keys are numbers, a row that
-//! was written since the watermark stood there may have any key: one that is used again, or one below a
-//! wrong key that has hidden it. All that was written since that sync is then read, whatever its keys
-//! are, and all rows where [`overlap`] cannot tell ([`key::Key::went_back`]).
+//! Where the newest row was deleted, or its key was corrected, `M` is less than it was. A clock goes
+//! on all the same. Where keys are numbers, a row that was written since the watermark stood there
+//! may have any key: one that is used again, or one below a wrong key that has hidden it. All that
+//! was written since that sync is then read, whatever its keys are, and all rows where [`overlap`]
+//! cannot tell ([`key::Key::went_back`]).
 //!
 //! # What it does not cover
 //!

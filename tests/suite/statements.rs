@@ -474,6 +474,8 @@ fn questions_of_every_kind() {
         sql::activity::in_flight("a program"),
         catalog::table_names("public"),
         catalog::parts(&[16384, 16390]),
+        catalog::definitions(&[16384, 16390]),
+        catalog::RECOVERED_AT.to_owned(),
         inspect::rights("public"),
         inspect::columns("public"),
         sql::copy::holds_null_key(&table, "at"),
