@@ -161,6 +161,19 @@ fn a_pipeline_pointed_at_another_source_copies_again() {
     assert_eq!(case.ask("SELECT note FROM orders"), ["another shop"]);
 }
 
+#[test]
+fn a_source_that_does_not_tell_of_crashes_is_read_with_its_overlap() {
+    let mut case = orders();
+    case.at_source("REVOKE SELECT ON pg_stat_archiver FROM PUBLIC");
+    case.sync();
+    case.at_source("INSERT INTO orders VALUES (11, 'new', 11)");
+    case.run(&["-v", "sync"])
+        .expect(0)
+        .says("it is not known that the source has been running ever since");
+    case.assert_equal("public.orders");
+    case.sync().says("done: 0 rows");
+}
+
 /// Clusters made by one script give the same object identifiers.
 #[test]
 fn a_source_that_does_not_tell_its_number_is_known_by_its_address() {
