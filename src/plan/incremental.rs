@@ -158,12 +158,15 @@ pub(super) fn no_shared_key(selection: &Selection, unique_columns: &[String]) ->
 pub(super) fn merge_steps(situation: &Situation) -> Vec<Step> {
     let names = situation.shape.names();
     let staging = situation.staging_name();
+    let key = situation.shape.key.as_ref().map(|key| &*key.column);
+    let unique = |key: &str| situation.shape.unique_columns.iter().any(|column| column == key);
     let merge = merge::Merge {
         table: situation.table,
         staging: &staging,
         columns: &names,
         unique_columns: &situation.shape.unique_columns,
         nullable_keys: situation.shape.nullable_keys,
+        replication_key: key.filter(|key| names.contains(key) && !unique(key)),
         marks: situation.shape.marks,
     };
     let statements = if merges_by_unique_index(situation) {

@@ -17,6 +17,8 @@ pub struct Merge<'a> {
     pub unique_columns: &'a [String],
     /// Whether one of those may be NULL.
     pub nullable_keys: bool,
+    /// The replication key, if it is among the columns: where it is another one, so is the row.
+    pub replication_key: Option<&'a str>,
     /// Whether rows may be marked as deleted; one that comes back is not any more.
     pub marks: bool,
 }
@@ -117,11 +119,16 @@ impl Merge<'_> {
             "OPERATOR(pg_catalog.*<>)"
         };
         let differ = format!("{} {differs} {}", self.record("destination"), self.record(other));
-        if self.marks {
-            format!("({differ} OR destination.{} IS NOT NULL)", identifier(DELETED_AT))
-        } else {
-            differ
-        }
+        // Most rows that travel have another key than before, and to compare that is less than to
+        // compare two whole rows.
+        let moved = self.replication_key.filter(|_| !planted(Fault::EqualIsSame)).map(|key| {
+            let key = identifier(key);
+            format!("destination.{key} IS DISTINCT FROM {other}.{key}")
+        });
+        let marked =
+            self.marks.then(|| format!("destination.{} IS NOT NULL", identifier(DELETED_AT)));
+        let any: Vec<String> = moved.into_iter().chain([differ]).chain(marked).collect();
+        if any.len() == 1 { any.concat() } else { format!("({})", any.join(" OR ")) }
     }
 
     fn same_key(&self) -> String {
