@@ -18,6 +18,9 @@ use crate::watermark::key::Key;
 /// The folder of state files in a pipeline's directory.
 pub const FOLDER: &str = "sync-state";
 
+/// Why a destination table that had rows has none.
+const EMPTIED: &str = "somebody has emptied the destination table";
+
 /// What was found, and what the log should say about it.
 #[derive(Debug)]
 pub struct Found {
@@ -55,9 +58,7 @@ pub fn remember(
     let there = destination_table.is_some();
     let start = receipt.as_ref().and_then(|receipt| receipt.progress.watermark.start.as_deref());
     let lost = match beside {
-        _ if beside.was_emptied(destination_table) => {
-            Some("somebody has emptied the destination table".to_owned())
-        }
+        _ if beside.was_emptied(destination_table) => Some(EMPTIED.to_owned()),
         WrittenBeside::It | WrittenBeside::ItWithRows | WrittenBeside::NobodyKnows => None,
         WrittenBeside::Another => Some(format!(
             "the destination table was made anew by somebody else since the receipt was written \
@@ -170,8 +171,7 @@ fn confirmed(
             file_name(&table.name)
         )));
     }
-    let question = sql::copy::is_empty(table);
-    if destination.value("look for rows", &question)?.as_deref() == Some("t") {
+    if is_empty(destination, table)? {
         return Ok(Remembered::Nothing(
             "there is no receipt, and the destination table is empty".to_owned(),
         ));
@@ -192,9 +192,8 @@ fn lost_rows(
     start: Option<&str>,
     key: Option<&Key>,
 ) -> Result<Option<String>> {
-    let question = sql::copy::is_empty(table);
-    if destination.value("look for rows", &question)?.as_deref() == Some("t") {
-        return Ok(Some("somebody has emptied the destination table".to_owned()));
+    if is_empty(destination, table)? {
+        return Ok(Some(EMPTIED.to_owned()));
     }
     let Some(watermark) = start else { return Ok(None) };
     match has_reached(destination, table, watermark, key) {
@@ -207,6 +206,12 @@ fn lost_rows(
             )
         })),
     }
+}
+
+/// Whether the destination table has no row.
+fn is_empty(destination: &mut Session, table: &Qualified) -> Result<bool> {
+    let question = sql::copy::is_empty(table);
+    Ok(destination.value("look for rows", &question)?.as_deref() == Some("t"))
 }
 
 /// Whether the destination has a row as late as a watermark.

@@ -559,14 +559,17 @@ fn a_label_that_is_renamed_deep_inside_a_type_leads_to_a_new_copy() {
     assert_eq!(all(&mut case, "ALTER TYPE composite ADD ATTRIBUTE y int"), 4);
 }
 
+/// A file for a foreign table, which the server may read.
+fn file_of(rows: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), rows).expect("rows");
+    std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("readable");
+    file
+}
+
 #[test]
 fn a_view_a_foreign_table_or_a_policy_that_is_altered_leads_to_a_new_copy() {
-    let (one, other) = (tempfile::NamedTempFile::new(), tempfile::NamedTempFile::new());
-    let (one, other) = (one.expect("a file"), other.expect("a file"));
-    for (file, rows) in [(&one, "1,1\n"), (&other, "1,1\n2,2\n")] {
-        std::fs::write(file.path(), rows).expect("rows");
-        std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("readable");
-    }
+    let (one, other) = (file_of("1,1\n"), file_of("1,1\n2,2\n"));
     let key = json!({"unique_cols": ["id"]});
     let rule = |name| with(by(name, "at"), &key);
     let mut case = Case::new(
@@ -618,9 +621,7 @@ fn a_view_a_foreign_table_or_a_policy_that_is_altered_leads_to_a_new_copy() {
 
 #[test]
 fn a_foreign_table_that_is_attached_is_read_whole() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), "1,1\n2,2\n").expect("rows");
-    std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("readable");
+    let file = file_of("1,1\n2,2\n");
     let mut case = Case::new(
         &format!(
             "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
@@ -637,9 +638,7 @@ fn a_foreign_table_that_is_attached_is_read_whole() {
     case.sync();
     assert_eq!(case.ask("SELECT id FROM t ORDER BY id"), ["1", "2", "11"]);
     case.sync().says("t-incremental-0");
-    let other = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(other.path(), "1,1\n3,3\n").expect("rows");
-    std::fs::set_permissions(other.path(), PermissionsExt::from_mode(0o644)).expect("readable");
+    let other = file_of("1,1\n3,3\n");
     let path = other.path().display();
     case.at_source(&format!("ALTER FOREIGN TABLE f OPTIONS (SET filename '{path}')"));
     case.sync().says("decides otherwise which rows it shows");
