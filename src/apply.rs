@@ -1,5 +1,6 @@
 //! Carries out a plan, statement by statement.
 
+use std::slice;
 use std::time::{Duration, Instant};
 
 use crate::catalog;
@@ -32,15 +33,6 @@ pub struct Application<'a> {
     pub many: bool,
 }
 
-/// What came of the rows that travelled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Arrived {
-    /// How many there were.
-    copied: u64,
-    /// How many were merged while others were on their way.
-    merged: u64,
-}
-
 /// What applying a plan did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -69,29 +61,30 @@ impl Application<'_> {
     fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
         let loaded = match &plan.load {
             Some(load) => {
-                self.travel(load, [&plan.before, &plan.meanwhile], plan.nothing_if_empty)?
+                let steps = [&*plan.before, &plan.meanwhile, &plan.after];
+                self.travel(load, steps, plan.nothing_if_empty)?
             }
             None => None,
         };
-        let mut written = None;
-        if let Some(Arrived { copied, merged }) = loaded {
-            crash::at("loaded");
-            let rest = self.steps(&plan.after)?;
-            written = Some(rest.map_or(copied, |rest| merged + rest));
-        } else if plan.reconciliation.is_some() {
+        if loaded.is_none() {
+            if plan.reconciliation.is_none() {
+                return Ok(Applied::Nothing);
+            }
             self.steps(&plan.before)?;
-        } else {
-            return Ok(Applied::Nothing);
         }
+        let mut written = loaded.unwrap_or_default();
         let mut deleted = 0;
         if let Some(reconciliation) = &plan.reconciliation {
             let mended = self.reconcile(reconciliation)?;
             if loaded.is_none() && plan.nothing_if_empty && mended.is_none() {
                 self.destination.run("roll back", session::ROLLBACK)?;
+                for step in plan.finish.iter().filter(|step| step.on == Side::Source) {
+                    perform(self.source, step, false, (self.log, self.table))?;
+                }
                 return Ok(Applied::Nothing);
             }
             let mended = mended.unwrap_or_default();
-            written = Some(written.unwrap_or_default() + mended.written);
+            written += mended.written;
             deleted = mended.deleted;
         }
         let Some((last, finish)) = plan.finish.split_last() else {
@@ -99,9 +92,9 @@ impl Application<'_> {
         };
         self.steps(finish)?;
         crash::at("receipt-written");
-        self.steps(std::slice::from_ref(last))?;
+        self.steps(slice::from_ref(last))?;
         crash::at("committed");
-        Ok(Applied::Rows { written: written.unwrap_or_default(), deleted })
+        Ok(Applied::Rows { written, deleted })
     }
 
     /// The session with one side.
@@ -116,23 +109,24 @@ impl Application<'_> {
     pub(crate) fn steps(&mut self, steps: &[Step]) -> Result<Option<u64>> {
         let mut merged = None;
         for step in steps {
-            let (log, table, many) = (self.log, self.table, self.many);
-            self.progress.doing(&step.purpose);
-            if let Some(rows) = perform(self.session(step.on), step, many, (log, table))? {
-                *merged.get_or_insert(0) += rows;
-            }
+            let (many, told) = (self.many, (self.log, self.table, self.progress));
+            let rows = in_turn(self.session(step.on), slice::from_ref(step), many, told)?;
+            merged = sum(merged, rows);
         }
         Ok(merged)
     }
 
-    /// Lets the rows travel. `before` is carried out once the first is there, `meanwhile` between
-    /// parts of them; `None` where there was none and that is the end of it.
+    /// Lets the rows travel, and returns how many were merged, or copied where none is merged.
+    /// `before` is carried out once the first is there, `meanwhile` between parts of them, and `after`
+    /// when all are there; `None` where there was none and that is the end of it.
+    ///
+    /// Nothing of it is committed: that its rows share their unique columns, the source may say last.
     pub(crate) fn travel(
         &mut self,
         load: &Load,
-        [before, meanwhile]: [&[Step]; 2],
+        [before, meanwhile, after]: [&[Step]; 3],
         nothing_if_empty: bool,
-    ) -> Result<Option<Arrived>> {
+    ) -> Result<Option<u64>> {
         let Self { source, endpoint, destination, log, table, progress, many } = self;
         let interrupt = destination.interrupt().clone();
         let (mut snapshot, mut sequences) = (String::new(), Vec::new());
@@ -145,19 +139,28 @@ impl Application<'_> {
             Reading::Copy(query) => debug(log, table, Side::Source, query),
         }
         copy::transfer(
-            |outgoing| match &load.from {
-                Reading::Copy(query) => copy::read_query(source, query, load.format, outgoing)
-                    .map_err(|error| explain(error, load)),
-                Reading::PgDump { table, columns } => {
-                    let wanted = pg_dump::Wanted {
-                        snapshot: &snapshot,
-                        table,
-                        columns,
-                        without: &sequences,
-                    };
-                    let ask = || source.run("read the rows", session::ASK).map(drop);
-                    pg_dump::read(endpoint, &interrupt, wanted, ask, outgoing)
+            |mut outgoing| {
+                match &load.from {
+                    Reading::Copy(query) => {
+                        copy::read_query(source, query, load.format, &mut outgoing)
+                            .map_err(|error| explain(error, load))?;
+                    }
+                    Reading::PgDump { table, columns } => {
+                        let wanted = pg_dump::Wanted {
+                            snapshot: &snapshot,
+                            table,
+                            columns,
+                            without: &sequences,
+                        };
+                        let ask = || source.run("read the rows", session::ASK).map(drop);
+                        pg_dump::read(endpoint, &interrupt, wanted, ask, &mut outgoing)?;
+                    }
                 }
+                outgoing.end()?;
+                for step in &load.last {
+                    perform(source, step, false, (log, table))?;
+                }
+                Ok(())
             },
             |incoming| {
                 if nothing_if_empty && incoming.is_empty() {
@@ -166,7 +169,7 @@ impl Application<'_> {
                 for step in before.iter().chain(&load.first) {
                     perform(destination, step, *many, (log, table))?;
                 }
-                let mut all = Arrived::default();
+                let (mut copied, mut merged) = (0, None);
                 loop {
                     debug(log, table, Side::Destination, &load.into);
                     let (into, in_parts) = ((&*load.into, load.format), !meanwhile.is_empty());
@@ -175,19 +178,41 @@ impl Application<'_> {
                             progress.add(rows, bytes);
                             crash::at("loading");
                         })?;
-                    all.copied += part.rows;
+                    copied += part.rows;
                     *many = part.is_many();
                     if !part.more {
-                        return Ok(Some(all));
+                        break;
                     }
                     for step in meanwhile {
-                        let merged = perform(destination, step, *many, (log, table))?;
-                        all.merged += merged.unwrap_or_default();
+                        merged = sum(merged, perform(destination, step, *many, (log, table))?);
                     }
                 }
+                crash::at("loaded");
+                let rest = in_turn(destination, after, *many, (log, table, progress))?;
+                Ok(Some(sum(merged, rest).unwrap_or(copied)))
             },
         )
     }
+}
+
+/// Carries out steps of one side and returns how many rows those have merged that do.
+fn in_turn(
+    session: &mut Session,
+    steps: &[Step],
+    many: bool,
+    (log, table, progress): (&Log, &str, &Progress),
+) -> Result<Option<u64>> {
+    let mut merged = None;
+    for step in steps {
+        progress.doing(&step.purpose);
+        merged = sum(merged, perform(session, step, many, (log, table))?);
+    }
+    Ok(merged)
+}
+
+/// The sum of those that there are.
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).reduce(|one, other| one + other)
 }
 
 /// Carries one step out, where there are `many` rows or few, and returns how many it has merged, if

@@ -20,8 +20,18 @@ pub fn source_tables(
     schema: &str,
     names: &[&str],
 ) -> Result<BTreeMap<String, SourceTable>> {
+    locked_source_tables(session, None, schema, names)
+}
+
+/// The same, once the statements of `lock` have run.
+fn locked_source_tables(
+    session: &mut Session,
+    lock: Option<&str>,
+    schema: &str,
+    names: &[&str],
+) -> Result<BTreeMap<String, SourceTable>> {
     let mut tables: Vec<SourceTable> =
-        kept_documents(session, Question::SourceTables, schema, names)?;
+        kept_documents(session, lock, Question::SourceTables, schema, names)?;
     add_parts(session, &mut tables)?;
     heed_children(session, &mut tables)?;
     add_definitions(session, &mut tables)?;
@@ -111,7 +121,15 @@ struct Nullable {
 ///
 /// Fails with a suggestion where there is none.
 pub fn source_table(session: &mut Session, name: &Qualified) -> Result<SourceTable> {
-    match source_tables(session, &name.schema, &[&name.name])?.remove(&name.name) {
+    locked_source_table(session, None, name)
+}
+
+fn locked_source_table(
+    session: &mut Session,
+    lock: Option<&str>,
+    name: &Qualified,
+) -> Result<SourceTable> {
+    match locked_source_tables(session, lock, &name.schema, &[&name.name])?.remove(&name.name) {
         Some(table) => Ok(table),
         None => Err(missing(session, name)?),
     }
@@ -133,8 +151,9 @@ pub fn open_snapshot(
         table.readable && matches!(table.kind, Kind::Table | Kind::Partitioned)
     });
     let lock = lockable.then_some(name);
-    session.run("lock the table", &sql::session::begin_snapshot(lock))?;
-    source_table(session, name)
+    // In one message: where the source is far away, it is the messages that take time.
+    let begin = sql::session::begin_snapshot(lock);
+    locked_source_table(session, Some(&begin), name)
 }
 
 /// The sequences of a table's serial and identity columns.
@@ -187,7 +206,7 @@ pub fn destination_tables(
     names: &[&str],
 ) -> Result<BTreeMap<String, DestinationTable>> {
     let tables: Vec<DestinationTable> =
-        kept_documents(session, Question::DestinationTables, schema, names)?;
+        kept_documents(session, None, Question::DestinationTables, schema, names)?;
     Ok(tables.into_iter().map(|table| (table.name.name.clone(), table)).collect())
 }
 
@@ -229,20 +248,20 @@ pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result
     Ok([is(0), is(1), is(2)])
 }
 
-/// The answer to a question that the server keeps.
+/// The answer to a question that the server keeps, once the statements of `lock` have run.
 fn kept_documents<T: DeserializeOwned>(
     session: &mut Session,
+    lock: Option<&str>,
     question: Question,
     schema: &str,
     names: &[&str],
 ) -> Result<Vec<T>> {
+    let purpose = if lock.is_some() { "lock the table" } else { "read the catalog" };
+    let new = !session.keeps(question);
+    let prepare = new.then(|| question.prepare(session.server.version));
     let execute = question.execute(schema, names);
-    let sql = if session.keeps(question) {
-        execute
-    } else {
-        format!("{};\n{execute}", question.prepare(session.server.version))
-    };
-    documents(session, "read the catalog", &sql)
+    let all: Vec<&str> = lock.into_iter().chain(prepare.as_deref()).chain([&*execute]).collect();
+    documents(session, purpose, &all.join(";\n"))
 }
 
 /// The rows of a question that is answered with one JSON document a row.

@@ -92,7 +92,8 @@ impl Outgoing<'_> {
         self.sender.send(message).map_err(|_| writer_gone())
     }
 
-    fn end(mut self) -> Result<()> {
+    /// Says that everything was read. Without it, the writer must not finish, and fails.
+    pub fn end(mut self) -> Result<()> {
         if planted(Fault::CutShort) {
             let whole = self.buffer.iter().rposition(|&byte| byte == b'\n').unwrap_or_default();
             let before = self.buffer[..whole].iter().rposition(|&byte| byte == b'\n');
@@ -170,10 +171,10 @@ impl Parts {
     }
 }
 
-/// Lets `read` and `write` run side by side. Where both fail, the one that failed first is
-/// reported.
+/// Lets `read`, which says when everything was read, and `write` run side by side. Where both fail,
+/// the one that failed first is reported.
 pub fn transfer<T>(
-    read: impl FnOnce(&mut Outgoing) -> Result<()> + Send,
+    read: impl FnOnce(Outgoing) -> Result<()> + Send,
     write: impl FnOnce(&mut Incoming) -> Result<T>,
 ) -> Result<T> {
     let (sender, receiver) = sync_channel(CHUNKS_WAITING);
@@ -182,9 +183,7 @@ pub fn transfer<T>(
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let buffer = Vec::with_capacity(CHUNK_BYTES + 8192);
-            let mut outgoing = Outgoing { sender, waiting, buffer, rows: 0 };
-            read(&mut outgoing)?;
-            outgoing.end()
+            read(Outgoing { sender, waiting, buffer, rows: 0 })
         });
         let written = write(&mut incoming);
         drop(incoming);

@@ -201,6 +201,7 @@ impl Plan {
                 all.extend(steps(&self.before));
                 all.extend(load.first.iter().map(Step::shown));
                 all.push(into);
+                all.extend(steps(&load.last));
                 all.extend(steps(&self.after));
             }
             None => all.extend(steps(&self.before)),
@@ -238,6 +239,8 @@ pub struct Load {
     pub into: String,
     /// How they are written on the wire.
     pub format: Format,
+    /// What the source is asked and told once it has sent them; the last may still be on their way.
+    pub last: Vec<Step>,
     /// What to look at when the source does not understand what it is asked.
     pub hint: Option<String>,
 }

@@ -100,7 +100,10 @@ impl Application<'_> {
         let into = digest::copy_digests();
         debug(log, table, Side::Destination, &into);
         copy::transfer(
-            |outgoing| copy::read_query(source, &query, Format::Binary, outgoing),
+            |mut outgoing| {
+                copy::read_query(source, &query, Format::Binary, &mut outgoing)?;
+                outgoing.end()
+            },
             |incoming| {
                 let arrived = |rows, bytes| progress.add(rows, bytes);
                 copy::write(destination, (&into, Format::Binary), incoming, false, arrived)
@@ -183,7 +186,7 @@ impl Application<'_> {
         };
         let check: Vec<Step> = mending.no_shared_key(condition.as_deref()).into_iter().collect();
         self.steps(&check)?;
-        self.travel(&mending.fetch(condition), [&[], &[]], false)?;
+        self.travel(&mending.fetch(condition), [&[]; 3], false)?;
         if many {
             let forget = comparison.destination.forget_unwanted(&mending.staging);
             self.at_destination("leave out what is not wanted", &forget)?;

@@ -133,6 +133,7 @@ impl Mending {
             first: self.first.clone(),
             into: self.into.clone(),
             format: self.format,
+            last: Vec::new(),
             hint: self.hint.clone(),
         }
     }

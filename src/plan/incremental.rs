@@ -92,21 +92,21 @@ fn read_and_merge(
     let shape = situation.shape;
     let selection = shape.selection(situation.rule, situation.source, since.condition);
     let staging = situation.staging_name();
-    let mut steps = Vec::new();
+    let mut last = Vec::new();
     if !shape.unique_at_source {
-        steps.push(no_shared_key(&selection, &shape.unique_columns));
+        last.push(no_shared_key(&selection, &shape.unique_columns));
     }
-    steps.extend(end_of_snapshot);
-    steps.extend(merge_and_empty(situation));
+    last.extend(end_of_snapshot);
     let load = Load {
         from: Reading::Copy(selection.copy_out(shape.format)),
         rows: selection,
         first: leftovers(situation),
         into: copy_in(&staging, &shape.names(), shape.format, false),
         format: shape.format,
+        last,
         hint: super::shape::filter_hint(situation.rule),
     };
-    (Some(load), steps)
+    (Some(load), merge_and_empty(situation))
 }
 
 fn merge_and_empty(situation: &Situation) -> Vec<Step> {
@@ -373,16 +373,17 @@ mod tests {
             let situation = Situation { destination_version, ..setting.situation() };
             let end = situation.end_of_snapshot();
             let (load, steps) = read_and_merge(&situation, Since::default(), end);
-            let into = load.map(|load| load.into).unwrap_or_default();
+            let load = load.expect("rows are read");
+            let into = load.into;
             assert!(
                 into.starts_with(r#"COPY "copies"."t_stg" ("id", "a", "b", "c", "d")"#),
                 "{into}"
             );
-            (first_words(&steps), steps)
+            (first_words(&[load.last, steps.clone()].concat()), steps)
         };
         let (words, steps) = merged(&setting, 17_00_00);
         assert_eq!(words, "COMMIT INSERT DELETE");
-        assert!(steps[1].sql.contains("ON CONFLICT (\"id\")"), "{}", steps[1].sql);
+        assert!(steps[0].sql.contains("ON CONFLICT (\"id\")"), "{}", steps[0].sql);
         let mut doubtful = Setting::new(MERGED, true);
         doubtful.shape.unique_at_source = false;
         assert_eq!(merged(&doubtful, 17_00_00).0, "SELECT COMMIT INSERT DELETE");
@@ -391,7 +392,7 @@ mod tests {
         assert_eq!(merged(&nullable, 14_00_00).0, "COMMIT UPDATE INSERT DELETE");
         let (words, steps) = merged(&Setting::new(APPENDED, true), 17_00_00);
         assert_eq!(words, "COMMIT INSERT DELETE");
-        assert!(steps[1].sql.contains("NOT EXISTS"), "{}", steps[1].sql);
+        assert!(steps[0].sql.contains("NOT EXISTS"), "{}", steps[0].sql);
         let keyless = merge_steps(&Setting::new(COPIED, false).situation());
         assert!(first_words(&keyless) == "INSERT" && !keyless[0].sql.contains("WHERE"));
     }

@@ -80,6 +80,7 @@ pub fn initial(
 fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load, Option<String>) {
     let (rule, source, shape) = (situation.rule, situation.source, situation.shape);
     let names = shape.names();
+    let last = situation.end_of_snapshot().into_iter().collect();
     let rows = shape.selection(rule, source, None);
     let obstacle = match rule.initial {
         InitialPath::Copy => None,
@@ -92,14 +93,14 @@ fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load
         let from = Reading::PgDump { table: source.name.clone(), columns };
         let into = copy_in(new, &names, Format::Text, true);
         let (format, hint) = (Format::Text, None);
-        return (Load { rows, from, first: None, into, format, hint }, None);
+        return (Load { rows, from, first: None, into, format, last, hint }, None);
     }
     let query = rows.copy_out(shape.format);
     let into = copy_in(new, &names, shape.format, true);
     let note = obstacle.map(|obstacle| format!("COPY reads it instead of pg_dump: {obstacle}"));
     let hint = super::shape::filter_hint(rule);
     let (from, format) = (Reading::Copy(query), shape.format);
-    (Load { rows, from, first: None, into, format, hint }, note)
+    (Load { rows, from, first: None, into, format, last, hint }, note)
 }
 
 fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option<&'static str> {
@@ -138,7 +139,7 @@ fn obstacle_to_pg_dump(rule: &Rule, source: &SourceTable, casts: bool) -> Option
 
 fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step> {
     let (table, shape) = (situation.table, situation.shape);
-    let mut steps: Vec<Step> = situation.end_of_snapshot().into_iter().collect();
+    let mut steps = Vec::new();
     if first.unasked {
         steps.extend(no_shrinking(situation, new));
     }
@@ -385,27 +386,27 @@ mod tests {
         };
         let merged = || Setting::new(MERGED, true);
         let own = || index(&own_index_name("t"));
-        let plain = "COMMIT CREATE ANALYZE ALTER ALTER CREATE";
+        let plain = "CREATE ANALYZE ALTER ALTER CREATE";
         assert_eq!(planned(&merged(), 17_00_00, None), plain);
         // Without a key, nothing is indexed.
-        let keyless = "COMMIT ANALYZE ALTER CREATE";
+        let keyless = "ANALYZE ALTER CREATE";
         assert_eq!(planned(&Setting::new(COPIED, false), 17_00_00, None), keyless);
         // An index that serves is made again, one that this tool made is not.
         let replaced = |setting: &Setting, indexes| planned(setting, 17_00_00, Some(indexes));
         let made_anew = replaced(&merged(), vec![own()]);
-        assert!(made_anew.starts_with("COMMIT CREATE ANALYZE SET"), "{made_anew}");
+        assert!(made_anew.starts_with("CREATE ANALYZE SET"), "{made_anew}");
         assert_eq!(replaced(&merged(), Vec::new()), made_anew);
         let both = replaced(&merged(), vec![index("another")]);
-        assert!(both.starts_with("COMMIT CREATE CREATE ANALYZE SET"), "{both}");
+        assert!(both.starts_with("CREATE CREATE ANALYZE SET"), "{both}");
         let serving = replaced(&merged(), vec![index("t_key")]);
-        assert!(serving.starts_with("COMMIT CREATE ANALYZE SET"), "{serving}");
+        assert!(serving.starts_with("CREATE ANALYZE SET"), "{serving}");
         let cherished = Index { comment: Some("ours".to_owned()), ..own() };
         let cherished = replaced(&merged(), vec![cherished]);
-        assert!(cherished.starts_with("COMMIT CREATE CREATE ANALYZE SET"), "{cherished}");
+        assert!(cherished.starts_with("CREATE CREATE ANALYZE SET"), "{cherished}");
         // Before 15 an index cannot tell that NULL is there twice.
         let mut nullable = merged();
         nullable.shape.nullable_keys = true;
-        let asked = "COMMIT CREATE SELECT ANALYZE ALTER ALTER CREATE";
+        let asked = "CREATE SELECT ANALYZE ALTER ALTER CREATE";
         assert_eq!(planned(&nullable, 14_00_00, None), asked);
         assert_eq!(planned(&nullable, 15_00_00, None), plain);
         let mut versions = Setting::new(APPENDED, true);

@@ -156,7 +156,15 @@ fn plan(before: Vec<Step>) -> Plan {
 fn load(from: Reading) -> Load {
     let rows = Mending::bare().selection;
     let (into, format) = ("into".to_owned(), Format::Text);
-    Load { rows, from, first: Some(step("first")), into, format, hint: None }
+    Load {
+        rows,
+        from,
+        first: Some(step("first")),
+        into,
+        format,
+        last: vec![step("last")],
+        hint: None,
+    }
 }
 
 fn reconciliation(versions: bool) -> Reconciliation {
@@ -236,7 +244,7 @@ fn the_statements_of_a_plan_are_told_in_the_order_in_which_they_run() {
     };
     let copied =
         Plan { load: Some(load(Reading::Copy("out".to_owned()))), ..plan(vec![step("before")]) };
-    assert_eq!(told(&copied), "out before first into after receipt commit");
+    assert_eq!(told(&copied), "out before first into last after receipt commit");
     let dumped = Reading::PgDump { table: Qualified::new("s", "t"), columns: Vec::new() };
     let dumped = Plan { load: Some(load(dumped)), ..plan(Vec::new()) };
     assert!(dumped.statements()[0].sql.starts_with("pg_dump --data-only"));

@@ -63,7 +63,7 @@ pub const NOTICE_OUR_DEATH: &str = "SET client_connection_check_interval = '5s'"
 pub fn begin_snapshot(lock: Option<&Qualified>) -> String {
     let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
     match lock {
-        Some(table) => format!("{begin}; LOCK TABLE {table} IN ACCESS SHARE MODE"),
+        Some(table) => format!("{begin};\nLOCK TABLE {table} IN ACCESS SHARE MODE"),
         None => begin.to_owned(),
     }
 }

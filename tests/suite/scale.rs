@@ -71,6 +71,27 @@ fn idle_tables_share_their_round_trips_and_write_nothing() {
 }
 
 #[test]
+fn a_table_that_changed_costs_its_source_four_round_trips() {
+    const CHANGED: usize = 30;
+    let servers = Servers::start();
+    crate::support::case::create_roles(&servers);
+    let mut case = Case::on(&servers, &setup(CHANGED), &rules(CHANGED));
+    case.sync();
+    case.sync();
+    let (_, idle, _) = round_trips(&case, 0);
+    for table in (0..CHANGED).map(name) {
+        case.at_source(&format!("UPDATE {table} SET note = 'changed', at = now() WHERE id = 1"));
+    }
+    let (run, changed, _) = round_trips(&case, 0);
+    assert_eq!(run.stdout.matches("incremental sync done: 1 row").count(), CHANGED);
+    // A look under the lock, the COPY and its rows, and the end.
+    assert!(
+        changed - idle <= 4 * CHANGED as u64,
+        "{changed} round trips, {idle} where nothing changed"
+    );
+}
+
+#[test]
 fn what_changed_among_idle_tables_is_found_and_one_that_cannot_be_read_spoils_no_other() {
     let mut case = Case::new(&setup(40), &rules(40));
     case.sync();

@@ -191,6 +191,7 @@ fn shown(plan: &Plan) -> String {
     lines.extend(plan.before.iter().map(step));
     lines.extend(plan.load.iter().flat_map(|load| &load.first).map(step));
     lines.extend(plan.load.iter().flat_map(way));
+    lines.extend(plan.load.iter().flat_map(|load| &load.last).map(step));
     lines.extend(plan.after.iter().map(step));
     if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {
         let text = |(side, sql): &(Side, String)| format!("{side}: reconcile\n{sql}");
@@ -255,6 +256,7 @@ fn run(case: &mut Case, plan: &Plan) {
     run_steps(case, &plan.before);
     if let Some(load) = &plan.load {
         run_load(case, load);
+        run_steps(case, &load.last);
     }
     run_steps(case, &plan.after);
     if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {
