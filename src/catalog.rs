@@ -9,7 +9,7 @@ use crate::db::{READER, Session};
 use crate::error::{Error, Result, did_you_mean};
 use crate::sql::catalog::Question;
 use crate::sql::session::Patience;
-use crate::sql::{self, Qualified, catalog};
+use crate::sql::{self, Qualified, catalog, dependents};
 use crate::table::dependent::Dependents;
 use crate::table::{DestinationTable, Kind, SourceColumn, SourceTable};
 use crate::watermark::Activity;
@@ -234,8 +234,8 @@ pub fn dependents(
     patience: Patience,
 ) -> Result<Option<Dependents>> {
     let sql = match patience {
-        Patience::Short => format!("{}; {}", sql::inspect::BRIEFLY, catalog::dependents(table)),
-        Patience::Long => catalog::dependents(table),
+        Patience::Short => format!("{}; {}", sql::inspect::BRIEFLY, dependents::of(table)),
+        Patience::Long => dependents::of(table),
     };
     Ok(documents(session, "read what depends on the table", &sql)?.pop())
 }

@@ -4,6 +4,7 @@ pub mod activity;
 pub mod catalog;
 pub mod copy;
 pub mod ddl;
+pub mod dependents;
 pub mod digest;
 pub mod inspect;
 pub mod merge;

@@ -14,7 +14,9 @@ use incremental_replication::plan::{
 use incremental_replication::receipt::{Origin, Progress, Receipt, SourceIdentity};
 use incremental_replication::sql::catalog::Question;
 use incremental_replication::sql::digest::Digest;
-use incremental_replication::sql::{self, Qualified, catalog, digest, inspect, session};
+use incremental_replication::sql::{
+    self, Qualified, catalog, dependents, digest, inspect, session,
+};
 use incremental_replication::table::dependent::Dependents;
 use incremental_replication::table::{DestinationTable, SourceTable};
 use incremental_replication::watermark::Watermark;
@@ -83,7 +85,7 @@ impl Facts {
         Self {
             destination: there(case, &rule.name),
             staging: there(case, &staging),
-            dependents: read(&mut case.destination, &catalog::dependents(&table)),
+            dependents: read(&mut case.destination, &dependents::of(&table)),
             rule,
             source,
             table,
