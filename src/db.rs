@@ -1,5 +1,6 @@
 //! A session with one of the two servers.
 
+mod remedy;
 mod tls;
 mod watch;
 
@@ -22,6 +23,7 @@ use crate::sql::session::Patience;
 use crate::sql::{catalog, session};
 use crate::table::SourceTable;
 use crate::watermark::overlap::Position;
+use remedy::{failed, shared, silent, unreachable};
 use watch::{Failure, Watch, connect_timeout, open};
 pub use watch::{shorten_silence, silence};
 
@@ -475,97 +477,11 @@ fn runtime() -> Result<Runtime> {
         .map_err(|error| Error::bug("cannot start what drives a session").caused_by(&error))
 }
 
-fn unreachable(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Error {
-    let cannot = cannot_connect(endpoint).caused_by(error);
-    let hint = hint(endpoint, &cannot);
-    cannot.hint(hint)
-}
-
-fn shared(endpoint: &Endpoint) -> Error {
-    let prefix = endpoint.side.prefix();
-    Error::configuration(format!(
-        "the {} at `{}` is a pooler that lends each transaction another session",
-        endpoint.side,
-        endpoint.address()
-    ))
-    .hint(format!(
-        "point {prefix}_HOST and {prefix}_PORT at the server itself, or have the pooler keep sessions \
-         (PgBouncer: pool_mode = session)"
-    ))
-}
-
 /// Ends when a signal has arrived.
 async fn signalled(interrupt: &Interrupt) {
     while interrupt.signal().is_none() {
         sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// Somebody took the connection and never said a word, or not enough of them.
-fn silent(endpoint: &Endpoint) -> Error {
-    let cannot = cannot_connect(endpoint)
-        .because(format!("no answer within {} s", connect_timeout().as_secs()));
-    let hint = hint(endpoint, &cannot);
-    cannot.hint(hint)
-}
-
-fn cannot_connect(endpoint: &Endpoint) -> Error {
-    Error::unreachable(format!(
-        "cannot connect to the {} at `{}` as `{}`",
-        endpoint.side,
-        endpoint.address(),
-        endpoint.user
-    ))
-}
-
-/// What an error of either server means for the table at hand.
-fn failed(side: Side, purpose: &str, error: &tokio_postgres::Error) -> Error {
-    let cannot = format!("cannot {purpose} at the {side}");
-    // What the server did not say, the connection did.
-    let lost = error.as_db_error().is_none();
-    let cannot = if lost { Error::unreachable(cannot) } else { Error::table(cannot) };
-    let mut error = cannot.caused_by(error);
-    if lost {
-        error.sqlstate = Some(CONNECTION_FAILURE.to_owned());
-    }
-    match remedy(side, error.sqlstate.as_deref().unwrap_or_default()) {
-        Some(remedy) => error.hint(remedy),
-        None => error,
-    }
-}
-
-/// The SQLSTATE of a connection that was there and is lost, which no server is left to send.
-const CONNECTION_FAILURE: &str = "08006";
-
-/// What to do about the failures that every table may meet.
-fn remedy(side: Side, sqlstate: &str) -> Option<String> {
-    Some(match (sqlstate, side) {
-        ("42501", Side::Source) => {
-            "grant the source's user SELECT on the table and USAGE on its schema".to_owned()
-        }
-        ("42501", Side::Destination) => {
-            "the destination's user needs CREATE on the schema, and must \
-                                         own the tables or belong to their owner"
-                .to_owned()
-        }
-        ("25006", Side::Destination) => {
-            "the destination is a standby, or only lets itself be read: point DEST_HOST at its primary"
-                .to_owned()
-        }
-        ("55P03", _) => {
-            format!("another session at the {side} holds a lock; sync again when it is done")
-        }
-        ("54000", Side::Source) => {
-            "PostgreSQL sends no row of more than 1 GB: leave its largest column out by \"columns\" \
-             in tables-config.json"
-                .to_owned()
-        }
-        ("53100", _) => format!("make room on the disk of the {side} and sync again"),
-        ("08000" | "08003" | "08006" | "40001" | "40P01" | "57P01" | "57P02" | "57P03", _) => {
-            "sync again".to_owned()
-        }
-        _ => return None,
-    })
 }
 
 /// The oldest server this tool is tested with.
@@ -594,29 +510,4 @@ fn configuration(endpoint: &Endpoint) -> Config {
         config.password(password.reveal());
     }
     config
-}
-
-fn hint(endpoint: &Endpoint, cannot: &Error) -> String {
-    let prefix = endpoint.side.prefix();
-    let missing =
-        endpoint.password.is_none() && cannot.causes.iter().any(|c| c.contains("password"));
-    match cannot.sqlstate.as_deref() {
-        _ if missing => match &endpoint.password_file_ignored {
-            Some(why) => format!("set {prefix}_PASSWORD; {why}"),
-            None => format!("set {prefix}_PASSWORD, or put the password into ~/.pgpass"),
-        },
-        Some("28P01" | "28000") => {
-            format!("check {prefix}_USERNAME, {prefix}_PASSWORD and the server's pg_hba.conf")
-        }
-        Some("53300") => format!(
-            "the {} lets no more sessions in: raise max_connections, or the CONNECTION LIMIT of the role \
-             or the database; `sync --jobs N` takes N on each side",
-            endpoint.side
-        ),
-        Some("3D000") => format!("check {prefix}_DB"),
-        Some(_) => "the server's own log may say more".to_owned(),
-        None => format!(
-            "check {prefix}_HOST, {prefix}_PORT and {prefix}_SSLMODE, and whether the server runs"
-        ),
-    }
 }
