@@ -1,6 +1,5 @@
 //! Carries out a plan, statement by statement.
 
-use std::slice;
 use std::time::{Duration, Instant};
 
 use crate::catalog;
@@ -9,6 +8,7 @@ use crate::copy;
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::pg_dump;
 use crate::plan::{Load, Outcome, Plan, Reading, Shortcut, Step};
 use crate::progress::Progress;
@@ -61,18 +61,20 @@ impl Application<'_> {
     fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
         let loaded = match &plan.load {
             Some(load) => {
-                let steps = [&*plan.before, &plan.meanwhile, &plan.after];
+                let steps = [&*plan.before, &plan.of_each_part];
                 self.travel(load, steps, plan.nothing_if_empty)?
             }
             None => None,
         };
-        if loaded.is_none() {
-            if plan.reconciliation.is_none() {
-                return Ok(Applied::Nothing);
-            }
+        let mut written = 0;
+        if let Some(rows) = loaded {
+            crash::at("loaded");
+            written = self.steps(&plan.after)?.unwrap_or(rows);
+        } else if plan.reconciliation.is_some() {
             self.steps(&plan.before)?;
+        } else {
+            return Ok(Applied::Nothing);
         }
-        let mut written = loaded.unwrap_or_default();
         let mut deleted = 0;
         if let Some(reconciliation) = &plan.reconciliation {
             let mended = self.reconcile(reconciliation)?;
@@ -92,7 +94,7 @@ impl Application<'_> {
         };
         self.steps(finish)?;
         crash::at("receipt-written");
-        self.steps(slice::from_ref(last))?;
+        self.steps(std::slice::from_ref(last))?;
         crash::at("committed");
         Ok(Applied::Rows { written, deleted })
     }
@@ -109,22 +111,20 @@ impl Application<'_> {
     pub(crate) fn steps(&mut self, steps: &[Step]) -> Result<Option<u64>> {
         let mut merged = None;
         for step in steps {
-            let (many, told) = (self.many, (self.log, self.table, self.progress));
-            let rows = in_turn(self.session(step.on), slice::from_ref(step), many, told)?;
-            merged = sum(merged, rows);
+            let (log, table, many) = (self.log, self.table, self.many);
+            self.progress.doing(&step.purpose);
+            merged = sum(merged, perform(self.session(step.on), step, many, (log, table))?);
         }
         Ok(merged)
     }
 
-    /// Lets the rows travel, and returns how many were merged, or copied where none is merged.
-    /// `before` is carried out once the first is there, `meanwhile` between parts of them, and `after`
-    /// when all are there; `None` where there was none and that is the end of it.
-    ///
-    /// Nothing of it is committed: that its rows share their unique columns, the source may say last.
+    /// Lets the rows travel, and returns how many were merged, or copied where none is merged yet.
+    /// `before` is carried out once the first is there; `None` where there was none and that is the end
+    /// of it.
     pub(crate) fn travel(
         &mut self,
         load: &Load,
-        [before, meanwhile, after]: [&[Step]; 3],
+        [before, of_each_part]: [&[Step]; 2],
         nothing_if_empty: bool,
     ) -> Result<Option<u64>> {
         let Self { source, endpoint, destination, log, table, progress, many } = self;
@@ -156,8 +156,10 @@ impl Application<'_> {
                         pg_dump::read(endpoint, &interrupt, wanted, ask, &mut outgoing)?;
                     }
                 }
-                outgoing.end()?;
-                for step in &load.last {
+                let rows = outgoing.end()?;
+                // Where none was read, nothing can be wrong with them.
+                let last = load.last.iter().filter(|step| rows > 0 || step.result == Outcome::Done);
+                for step in last {
                     perform(source, step, false, (log, table))?;
                 }
                 Ok(())
@@ -172,7 +174,7 @@ impl Application<'_> {
                 let (mut copied, mut merged) = (0, None);
                 loop {
                     debug(log, table, Side::Destination, &load.into);
-                    let (into, in_parts) = ((&*load.into, load.format), !meanwhile.is_empty());
+                    let (into, in_parts) = ((&*load.into, load.format), !of_each_part.is_empty());
                     let part =
                         copy::write(destination, into, incoming, in_parts, |rows, bytes| {
                             progress.add(rows, bytes);
@@ -180,34 +182,20 @@ impl Application<'_> {
                         })?;
                     copied += part.rows;
                     *many = part.is_many();
-                    if !part.more {
-                        break;
-                    }
-                    for step in meanwhile {
+                    let forgotten = usize::from(part.more && planted(Fault::PartForgotten));
+                    for step in of_each_part.iter().skip(forgotten) {
+                        if !part.more {
+                            progress.doing(&step.purpose);
+                        }
                         merged = sum(merged, perform(destination, step, *many, (log, table))?);
                     }
+                    if !part.more {
+                        return Ok(Some(merged.unwrap_or(copied)));
+                    }
                 }
-                crash::at("loaded");
-                let rest = in_turn(destination, after, *many, (log, table, progress))?;
-                Ok(Some(sum(merged, rest).unwrap_or(copied)))
             },
         )
     }
-}
-
-/// Carries out steps of one side and returns how many rows those have merged that do.
-fn in_turn(
-    session: &mut Session,
-    steps: &[Step],
-    many: bool,
-    (log, table, progress): (&Log, &str, &Progress),
-) -> Result<Option<u64>> {
-    let mut merged = None;
-    for step in steps {
-        progress.doing(&step.purpose);
-        merged = sum(merged, perform(session, step, many, (log, table))?);
-    }
-    Ok(merged)
 }
 
 /// The sum of those that there are.

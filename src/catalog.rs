@@ -256,12 +256,14 @@ fn kept_documents<T: DeserializeOwned>(
     schema: &str,
     names: &[&str],
 ) -> Result<Vec<T>> {
-    let purpose = if lock.is_some() { "lock the table" } else { "read the catalog" };
+    let purpose = if lock.is_some() { "look at the table" } else { "read the catalog" };
     let new = !session.keeps(question);
     let prepare = new.then(|| question.prepare(session.server.version));
     let execute = question.execute(schema, names);
     let all: Vec<&str> = lock.into_iter().chain(prepare.as_deref()).chain([&*execute]).collect();
-    documents(session, purpose, &all.join(";\n"))
+    let found = documents(session, purpose, &all.join(";\n"))?;
+    session.keep(question);
+    Ok(found)
 }
 
 /// The rows of a question that is answered with one JSON document a row.

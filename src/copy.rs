@@ -62,7 +62,10 @@ pub struct Outgoing<'a> {
     /// How many messages were sent and not received yet, one that waits for room included.
     waiting: &'a AtomicUsize,
     buffer: Vec<u8>,
+    /// How many rows end in it.
     rows: u64,
+    /// How many there were before.
+    sent: u64,
 }
 
 impl Outgoing<'_> {
@@ -84,6 +87,7 @@ impl Outgoing<'_> {
         }
         let bytes = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES + 8192));
         let rows = std::mem::take(&mut self.rows);
+        self.sent += rows;
         self.send(Message::Rows(Chunk { bytes, rows }))
     }
 
@@ -92,8 +96,9 @@ impl Outgoing<'_> {
         self.sender.send(message).map_err(|_| writer_gone())
     }
 
-    /// Says that everything was read. Without it, the writer must not finish, and fails.
-    pub fn end(mut self) -> Result<()> {
+    /// Says that everything was read, without which the writer fails, and returns how many rows it
+    /// was.
+    pub fn end(mut self) -> Result<u64> {
         if planted(Fault::CutShort) {
             let whole = self.buffer.iter().rposition(|&byte| byte == b'\n').unwrap_or_default();
             let before = self.buffer[..whole].iter().rposition(|&byte| byte == b'\n');
@@ -101,7 +106,8 @@ impl Outgoing<'_> {
             self.rows = self.rows.saturating_sub(1);
         }
         self.flush()?;
-        self.send(Message::End)
+        self.send(Message::End)?;
+        Ok(self.sent)
     }
 }
 
@@ -172,7 +178,7 @@ impl Parts {
 }
 
 /// Lets `read`, which says when everything was read, and `write` run side by side. Where both fail,
-/// the one that failed first is reported.
+/// the reader's error is reported, unless it failed because the writer had.
 pub fn transfer<T>(
     read: impl FnOnce(Outgoing) -> Result<()> + Send,
     write: impl FnOnce(&mut Incoming) -> Result<T>,
@@ -183,7 +189,7 @@ pub fn transfer<T>(
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let buffer = Vec::with_capacity(CHUNK_BYTES + 8192);
-            read(Outgoing { sender, waiting, buffer, rows: 0 })
+            read(Outgoing { sender, waiting, buffer, rows: 0, sent: 0 })
         });
         let written = write(&mut incoming);
         drop(incoming);

@@ -256,13 +256,17 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the server keeps a question already; from now on it does.
-    pub fn keeps(&mut self, question: Question) -> bool {
-        let kept = self.kept.contains(&question);
-        if !kept {
+    /// Whether the server keeps a question.
+    #[must_use]
+    pub fn keeps(&self, question: Question) -> bool {
+        self.kept.contains(&question)
+    }
+
+    /// Notes that the server keeps a question from now on.
+    pub fn keep(&mut self, question: Question) {
+        if !self.keeps(question) {
             self.kept.push(question);
         }
-        kept
     }
 
     /// Which of the two it is.

@@ -147,10 +147,10 @@ pub struct Plan {
     pub before: Vec<Step>,
     /// The rows' way; none where only what differs travels.
     pub load: Option<Load>,
-    /// What may be done, any number of times, with those that are there while more are on their
-    /// way; nothing where all must be there first. Part of what is done after they have arrived.
-    pub meanwhile: Vec<Step>,
-    /// After they have arrived.
+    /// What is done with each part of them that has arrived, while more are on their way; nothing
+    /// where all must be there first.
+    pub of_each_part: Vec<Step>,
+    /// After all have arrived.
     pub after: Vec<Step>,
     /// Then, what the two sides find out about each other's rows.
     pub reconciliation: Option<Reconciliation>,
@@ -202,6 +202,7 @@ impl Plan {
                 all.extend(load.first.iter().map(Step::shown));
                 all.push(into);
                 all.extend(steps(&load.last));
+                all.extend(steps(&self.of_each_part));
                 all.extend(steps(&self.after));
             }
             None => all.extend(steps(&self.before)),

@@ -102,7 +102,7 @@ impl Application<'_> {
         copy::transfer(
             |mut outgoing| {
                 copy::read_query(source, &query, Format::Binary, &mut outgoing)?;
-                outgoing.end()
+                outgoing.end().map(drop)
             },
             |incoming| {
                 let arrived = |rows, bytes| progress.add(rows, bytes);
@@ -186,7 +186,7 @@ impl Application<'_> {
         };
         let check: Vec<Step> = mending.no_shared_key(condition.as_deref()).into_iter().collect();
         self.steps(&check)?;
-        self.travel(&mending.fetch(condition), [&[]; 3], false)?;
+        self.travel(&mending.fetch(condition), [&[]; 2], false)?;
         if many {
             let forget = comparison.destination.forget_unwanted(&mending.staging);
             self.at_destination("leave out what is not wanted", &forget)?;

@@ -66,7 +66,7 @@ pub fn initial(
         details: Vec::new(),
         before,
         load: Some(load),
-        meanwhile: Vec::new(),
+        of_each_part: Vec::new(),
         after: after_load(situation, &new, first),
         reconciliation: None,
         finish: vec![

@@ -145,7 +145,7 @@ fn plan(before: Vec<Step>) -> Plan {
         details: Vec::new(),
         before,
         load: None,
-        meanwhile: Vec::new(),
+        of_each_part: vec![step("part")],
         after: vec![step("after")],
         reconciliation: None,
         finish: vec![step("receipt"), step("commit")],
@@ -244,7 +244,7 @@ fn the_statements_of_a_plan_are_told_in_the_order_in_which_they_run() {
     };
     let copied =
         Plan { load: Some(load(Reading::Copy("out".to_owned()))), ..plan(vec![step("before")]) };
-    assert_eq!(told(&copied), "out before first into last after receipt commit");
+    assert_eq!(told(&copied), "out before first into last part after receipt commit");
     let dumped = Reading::PgDump { table: Qualified::new("s", "t"), columns: Vec::new() };
     let dumped = Plan { load: Some(load(dumped)), ..plan(Vec::new()) };
     assert!(dumped.statements()[0].sql.starts_with("pg_dump --data-only"));

@@ -63,19 +63,23 @@ impl TableSync<'_> {
             self.log.warning(Some(&self.rule.name), warning);
         }
         crash::at("planned");
-        let rows = match self.apply(&plan, &receipt, &found, report) {
+        let (facts, rows) = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) => {
-                catalog::open_snapshot(self.source, &name, self.before)?;
+                // The snapshot may have ended, and the table have been altered since.
+                let facts =
+                    Facts::read(self.rule, there, self.table, self.source, self.destination)?;
+                let situation = facts.situation(self.rule, self.table, self.request.verify);
                 let reason = "rows at the destination share their unique columns".to_owned();
                 let sync_type = SyncType::Initial;
                 let decision = Decision::Copy { sync_type, reason, unasked: false };
                 let (plan, receipt) = self.plan(&situation, decision, &found)?;
-                self.apply(&plan, &receipt, &found, report)
+                let rows = self.apply(&plan, &receipt, &found, report)?;
+                (facts, rows)
             }
-            done => done,
-        }?;
+            done => (facts, done?),
+        };
         if self.request.verify {
-            self.verify(&situation)?;
+            self.verify(&facts.situation(self.rule, self.table, true))?;
         }
         Ok(rows)
     }

@@ -804,3 +804,23 @@ fn a_trigger_on_the_staging_table_swallows_no_row_unseen() {
     case.sync();
     case.assert_equal("public.orders");
 }
+
+#[test]
+fn whether_rows_share_their_unique_columns_is_not_asked_where_none_is_newer() {
+    let mut case = Case::new(
+        "CREATE TABLE loose (id int, at timestamptz DEFAULT now(), note text);
+         INSERT INTO loose SELECT n, now(), 'note' FROM generate_series(1, 9) n",
+        &json!([{"name": "loose", "replication_key": "at", "unique_cols": ["id"], "deletes": "remove"}]),
+    );
+    case.sync();
+    case.sync();
+    let asks = |case: &Case| {
+        let run = case.run(&["-v", "sync"]);
+        run.expect(0);
+        (run.stdout + &run.stderr).contains("HAVING count(*) > 1")
+    };
+    assert!(!asks(&case), "all rows of the source are grouped for nothing");
+    case.at_source("INSERT INTO loose VALUES (10, now(), 'new')");
+    assert!(asks(&case));
+    case.assert_equal("public.loose");
+}

@@ -194,7 +194,7 @@ fn shown(plan: &Plan) -> String {
     lines.extend(plan.load.iter().flat_map(|load| &load.first).map(step));
     lines.extend(plan.load.iter().flat_map(way));
     lines.extend(plan.load.iter().flat_map(|load| &load.last).map(step));
-    lines.extend(plan.after.iter().map(step));
+    lines.extend(plan.of_each_part.iter().chain(&plan.after).map(step));
     if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {
         let text = |(side, sql): &(Side, String)| format!("{side}: reconcile\n{sql}");
         lines.extend(compared(comparison).iter().map(text));
@@ -259,6 +259,7 @@ fn run(case: &mut Case, plan: &Plan) {
     if let Some(load) = &plan.load {
         run_load(case, load);
         run_steps(case, &load.last);
+        run_steps(case, &plan.of_each_part);
     }
     run_steps(case, &plan.after);
     if let Some(Reconciliation { comparison, mending }) = &plan.reconciliation {

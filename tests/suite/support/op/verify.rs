@@ -108,7 +108,9 @@ fn damage_and_repair(world: &mut World, rng: &mut Rng) -> Outcome {
     world.sync(&["sync"])?;
     let before = world.sights()?;
     for _ in 0..rng.u32(1..4) {
-        damage(world, rng);
+        if !damage(world, rng) {
+            break;
+        }
     }
     let doubled = (0..world.tables.len()).any(|at| world.holds_keys_twice(at));
     if !doubled {
@@ -155,7 +157,10 @@ fn damage_and_repair(world: &mut World, rng: &mut Rng) -> Outcome {
 }
 
 /// Damages a table. Rows may stand there twice afterwards.
-fn damage(world: &mut World, rng: &mut Rng) {
+///
+/// Whether more damage may follow: where marks were taken off, nothing tells any more which rows
+/// cannot be brought back.
+fn damage(world: &mut World, rng: &mut Rng) -> bool {
     let at = world.draw_table(rng);
     let table = &world.tables[at];
     let name = world.qualified(&table.destination);
@@ -172,6 +177,7 @@ fn damage(world: &mut World, rng: &mut Rng) {
         columns.collect::<Vec<_>>().join(", ")
     };
     let list = list_of("");
+    let mut more = true;
     let sql = match rng.u32(..7) {
         2 => format!("UPDATE {name} SET {} = NULL WHERE {some}", column(rng)),
         3 => {
@@ -189,6 +195,7 @@ fn damage(world: &mut World, rng: &mut Rng) {
             )
         }
         5 if table.deletes == Deletes::Mark => {
+            more = false;
             let marked = "CASE WHEN \"_deleted_at\" IS NULL THEN now() END";
             format!("UPDATE {name} SET \"_deleted_at\" = {marked} WHERE {any}")
         }
@@ -207,6 +214,7 @@ fn damage(world: &mut World, rng: &mut Rng) {
         )
     });
     world.at_destination(&(sql + &once.unwrap_or_default()));
+    more
 }
 
 /// A sync looks at its own work, and tells the truth.
