@@ -158,7 +158,8 @@ impl Application<'_> {
                 }
                 let rows = outgoing.end()?;
                 // Where none was read, nothing can be wrong with them.
-                let last = load.last.iter().filter(|step| rows > 0 || step.result == Outcome::Done);
+                let last =
+                    load.last.iter().filter(|step| rows > 0 || step.result != Outcome::NoRow);
                 for step in last {
                     perform(source, step, false, (log, table))?;
                 }
