@@ -156,12 +156,12 @@ impl Application<'_> {
                         pg_dump::read(endpoint, &interrupt, wanted, ask, &mut outgoing)?;
                     }
                 }
-                let rows = outgoing.end()?;
-                // Where none was read, nothing can be wrong with them.
-                let last =
-                    load.last.iter().filter(|step| rows > 0 || step.result != Outcome::NoRow);
-                for step in last {
-                    perform(source, step, false, (log, table))?;
+                let nothing = outgoing.end()? == 0 && nothing_if_empty;
+                // Then nothing can be wrong with the rows, and the snapshot still is to end.
+                for step in &load.last {
+                    if !nothing || step.result != Outcome::NoRow {
+                        perform(source, step, false, (log, table))?;
+                    }
                 }
                 Ok(())
             },
