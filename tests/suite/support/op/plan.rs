@@ -123,8 +123,9 @@ fn without_numbers(text: &str) -> String {
             result.push('#');
         }
     }
-    while result.contains("#,#") {
-        result = result.replace("#,#", "#");
+    let in_flight = r#""in_flight":[#"#;
+    while result.contains(&format!("{in_flight},#")) {
+        result = result.replace(&format!("{in_flight},#"), in_flight);
     }
-    result.replace("[#]", "[]")
+    result.replace(&format!("{in_flight}]"), r#""in_flight":[]"#)
 }
