@@ -8,7 +8,6 @@ use crate::config::{Pipeline, Rule};
 use crate::connections::{Connections, two_places};
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
-use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::pg_dump::Installed;
 use crate::plan::{self, Statement};
@@ -75,8 +74,7 @@ fn failed(rule: &Rule, error: Error) -> Preview {
 
 fn look(mut sync: TableSync) -> Result<Preview> {
     let (rule, table) = (sync.rule, sync.table);
-    let name = Qualified::new(&sync.pipeline.source.schema, &rule.name);
-    let facts = Facts::read(rule, (&name, sync.before), table, sync.source, sync.destination)?;
+    let facts = sync.facts()?;
     let situation = facts.situation(rule, table, false);
     let Prepared { found, plan, .. } = sync.prepare(&situation)?;
     let rows = plan.load.as_ref().map(|load| &load.rows);

@@ -52,9 +52,7 @@ pub(super) struct Prepared {
 impl TableSync<'_> {
     /// Syncs the table and returns how many rows were copied or merged.
     pub(super) fn run(mut self, report: &mut TableReport) -> Result<u64> {
-        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
-        let there = (&name, self.before);
-        let facts = Facts::read(self.rule, there, self.table, self.source, self.destination)?;
+        let facts = self.facts()?;
         crash::at("snapshot-open");
         let situation = facts.situation(self.rule, self.table, self.request.verify);
         state::forget_half_written(&self.pipeline.directory, &self.table.name);
@@ -66,8 +64,7 @@ impl TableSync<'_> {
         let (facts, rows) = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) => {
                 // The snapshot may have ended, and the table have been altered since.
-                let facts =
-                    Facts::read(self.rule, there, self.table, self.source, self.destination)?;
+                let facts = self.facts()?;
                 let situation = facts.situation(self.rule, self.table, self.request.verify);
                 let reason = "rows at the destination share their unique columns".to_owned();
                 let sync_type = SyncType::Initial;
@@ -82,6 +79,13 @@ impl TableSync<'_> {
             self.verify(&facts.situation(self.rule, self.table, true))?;
         }
         Ok(rows)
+    }
+
+    /// Opens the source's snapshot, and reads what the table is like in it and at the destination.
+    pub(super) fn facts(&mut self) -> Result<Facts> {
+        let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
+        let there = (&name, self.before);
+        Facts::read(self.rule, there, self.table, self.source, self.destination)
     }
 
     /// Works out what a sync has to do. Nothing is written, on either side or here.
