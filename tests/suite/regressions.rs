@@ -186,3 +186,19 @@ fn a_deleted_row_has_the_new_column_after_a_crash_as_well() {
         ],
     });
 }
+
+#[test]
+fn a_label_calls_for_no_copy_once_its_column_is_gone_after_a_crash() {
+    replay(&Story {
+        majors: (18, 18),
+        settle: "0s",
+        tables: vec![4107, 2537, 804],
+        steps: vec![
+            ("drop_column", 866),
+            ("sync", 5426),
+            ("rename_label", 8925),
+            ("sync_with_a_crash", 7142),
+            ("drop_column", 7944),
+        ],
+    });
+}

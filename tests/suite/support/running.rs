@@ -336,20 +336,24 @@ impl World {
         let done = succeeded == Some(true);
         let table = &mut self.tables[at];
         table.ledger.see(&after.rows);
+        let mut copying = table.copying;
         if table.origin.outdated_by(&origin) {
             let in_place = table.evolves && table.origin.differs_in_columns_alone(&origin);
-            table.call_for_copy(if in_place { Copying::Allowed } else { Copying::Called });
+            copying = copying.max(if in_place { Copying::Allowed } else { Copying::Called });
+            // What calls for it now may be gone at the next sync.
+            table.call_for_copy(Copying::Allowed);
         }
-        if table.versions && !before.remembered && table.copying == Copying::Called {
+        if table.versions && !before.remembered && copying == Copying::Called {
             // Nobody knows any more what the copy was made with, and its versions are kept. What is
             // known from now on, whether this sync ends or not, is how the source is now.
-            (table.copying, table.origin) = (Copying::Allowed, origin.clone());
+            (copying, table.copying, table.origin) =
+                (Copying::Allowed, Copying::Allowed, origin.clone());
         }
         let whole = table.way == Way::FullRefresh && done;
-        if replaced && table.copying == Copying::Uncalledfor && table.way != Way::FullRefresh {
+        if replaced && copying == Copying::Uncalledfor && table.way != Way::FullRefresh {
             return broken(Property::Copying, "copied again although nothing called for it");
         }
-        if done && !replaced && (table.copying == Copying::Called || whole) {
+        if done && !replaced && (copying == Copying::Called || whole) {
             return broken(Property::Copying, "not copied again although that was called for");
         }
         if !replaced && before.oid != after.oid {
