@@ -202,3 +202,21 @@ fn a_label_calls_for_no_copy_once_its_column_is_gone_after_a_crash() {
         ],
     });
 }
+
+#[test]
+fn a_kept_row_whose_key_came_back_unfound_follows_a_dropped_column() {
+    replay(&Story {
+        majors: (15, 13),
+        settle: "0s",
+        tables: vec![2913],
+        steps: vec![
+            ("load_again", 2294),
+            ("sync_jobs", 4466),
+            ("load_again", 4964),
+            ("insert", 4270),
+            ("sync_loses_its_sessions", 9186),
+            ("insert_old_key", 6622),
+            ("drop_column", 4234),
+        ],
+    });
+}

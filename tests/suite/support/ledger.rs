@@ -104,12 +104,14 @@ impl Ledger {
         self.seen_files.extend(self.files.clone());
     }
 
-    /// The destination's columns were followed in place: rows that only it has still have other
-    /// columns now, which the source has never said anything of.
+    /// The destination's columns were followed in place: rows that it has kept while the source had
+    /// none of their key have other columns now, which the source has never said anything of.
     pub fn accept_other_columns(&mut self, before: &Rows, after: &Rows) {
-        let kept = after.iter().filter(|(key, _)| before.contains_key(*key));
-        for (key, row) in kept.filter(|(key, _)| !self.now.contains_key(*key)) {
-            self.accepted.entry(key.clone()).or_default().insert(Some(row.text.clone()));
+        for (key, row) in after.iter().filter(|(key, _)| before.contains_key(*key)) {
+            let accepted = self.accepted.entry(key.clone()).or_default();
+            if accepted.contains(&None) || !self.now.contains_key(key) {
+                accepted.insert(Some(row.text.clone()));
+            }
         }
     }
 
@@ -183,6 +185,23 @@ mod tests {
         assert_eq!(ledger.broken_by(&rows(&[("1", "a,"), ("2", "b,")])), None);
         assert!(ledger.broken_by(&rows(&[("1", "a,"), ("2", "b;")])).is_some());
         assert!(ledger.broken_by(&rows(&[("1", "a,"), ("2", "b,"), ("3", "c,")])).is_some());
+    }
+
+    #[test]
+    fn a_deleted_row_may_get_other_columns_though_its_key_is_there_again_unfound() {
+        let mut ledger = Ledger::default();
+        note(&mut ledger, &[("1", "a"), ("2", "b")], Found::Surely);
+        let before = rows(&[("1", "a"), ("2", "b")]);
+        ledger.settle(&before);
+        ledger.see(&before);
+        note(&mut ledger, &[], Found::Surely);
+        note(&mut ledger, &[("1", "c"), ("2", "d")], Found::Perhaps);
+        note(&mut ledger, &[("1", "c,"), ("2", "d,")], Found::Perhaps);
+        note(&mut ledger, &[("1", "c,"), ("2", "e,")], Found::Surely);
+        let after = rows(&[("1", "a,"), ("2", "b,")]);
+        ledger.accept_other_columns(&before, &after);
+        let told = ledger.broken_by(&after);
+        assert!(told.is_some_and(|told| told.contains("the row 2")), "the second must be found");
     }
 
     #[test]
