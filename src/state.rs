@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::crash;
 use crate::db::Session;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::plan::Remembered;
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::{self, Qualified};
@@ -73,19 +73,7 @@ pub fn remember(
     let remembered = match (lost.filter(|_| there), receipt, file, key) {
         (Some(why), ..) => Remembered::Nothing(why),
         (_, Some(receipt), Some(file), _) if receipt.progress != file.progress => {
-            let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
-            let name = file_name(&table.name);
-            warnings.push(if one == other {
-                format!(
-                    "the receipt and {name} speak of different syncs: what both agree on counts"
-                )
-            } else {
-                let (one, other) = (said(one.as_deref()), said(other.as_deref()));
-                format!("the receipt says {one} and {name} says {other}: the older one counts")
-            });
-            let start = older(destination, one.as_deref(), other.as_deref(), key)?;
-            let progress = receipt.progress.earlier(file.progress, start);
-            Remembered::Receipt(Box::new(Receipt { progress, ..receipt }))
+            both(destination, table, receipt, file, key, &mut warnings)?
         }
         (_, Some(receipt), _, _) => Remembered::Receipt(Box::new(receipt)),
         (_, None, Some(file), key) if there => {
@@ -144,15 +132,58 @@ fn said(watermark: Option<&str>) -> &str {
     watermark.unwrap_or("that there is no watermark yet")
 }
 
-fn older(
+/// What a receipt and a file that speak of different syncs agree on.
+fn both(
     destination: &mut Session,
-    one: Option<&str>,
-    other: Option<&str>,
+    table: &Qualified,
+    receipt: Receipt,
+    file: Receipt,
     key: Option<&Key>,
-) -> Result<Option<String>> {
-    let (Some(one), Some(other), Some(key)) = (one, other, key) else { return Ok(None) };
-    let question = sql::copy::lower_key(one, other, &key.sql_type);
-    destination.value("compare the receipt with the state file", &question)
+    warnings: &mut Vec<String>,
+) -> Result<Remembered> {
+    let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
+    let name = file_name(&table.name);
+    let older = match (one, other, key) {
+        (Some(one), Some(other), Some(key)) => {
+            let question = sql::copy::lower_key(one, other, &key.sql_type);
+            let older = destination.value("compare the receipt with the state file", &question);
+            let Some(older) = if_values_of_the_key(older)? else {
+                warnings.push(format!(
+                    "the receipt says {one} and {name} says {other}, which {}: the receipt counts",
+                    no_value_of(key)
+                ));
+                return Ok(Remembered::Receipt(Box::new(receipt)));
+            };
+            older
+        }
+        _ => None,
+    };
+    warnings.push(if one == other {
+        format!("the receipt and {name} speak of different syncs: what both agree on counts")
+    } else {
+        let (one, other) = (said(one.as_deref()), said(other.as_deref()));
+        format!("the receipt says {one} and {name} says {other}: the older one counts")
+    });
+    let progress = receipt.progress.earlier(file.progress, older);
+    Ok(Remembered::Receipt(Box::new(Receipt { progress, ..receipt })))
+}
+
+/// The answer of a question about watermarks; none where one of them is no value of the key, which
+/// is another column than it was then, or where somebody has put something else into a file.
+fn if_values_of_the_key<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Err(error) if error.sqlstate.as_deref().is_some_and(no_such_value) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// A data exception, or a column or an operator that is not there.
+fn no_such_value(sqlstate: &str) -> bool {
+    sqlstate.starts_with("22") || ["42703", "42804", "42846", "42883"].contains(&sqlstate)
+}
+
+fn no_value_of(key: &Key) -> String {
+    format!("is no value of `{}`", key.column)
 }
 
 /// A state file without a receipt counts if the destination has come as far as it says.
@@ -163,13 +194,21 @@ fn confirmed(
     key: Option<&Key>,
     warnings: &mut Vec<String>,
 ) -> Result<Remembered> {
-    if let Some(watermark) = &file.progress.watermark.start
-        && !has_reached(destination, table, watermark, key)?
-    {
-        return Ok(Remembered::Nothing(format!(
-            "there is no receipt, and the destination has no row as late as {} says ({watermark})",
-            file_name(&table.name)
-        )));
+    if let (Some(watermark), Some(key)) = (&file.progress.watermark.start, key) {
+        let name = file_name(&table.name);
+        let reached = has_reached(destination, table, watermark, key)?;
+        if reached != Some(true) {
+            return Ok(Remembered::Nothing(match reached {
+                None => format!(
+                    "there is no receipt, and what {name} says ({watermark}) {}",
+                    no_value_of(key)
+                ),
+                _ => format!(
+                    "there is no receipt, and the destination has no row as late as {name} says \
+                     ({watermark})"
+                ),
+            }));
+        }
     }
     if is_empty(destination, table)? {
         return Ok(Remembered::Nothing(
@@ -195,17 +234,15 @@ fn lost_rows(
     if is_empty(destination, table)? {
         return Ok(Some(EMPTIED.to_owned()));
     }
-    let Some(watermark) = start else { return Ok(None) };
-    match has_reached(destination, table, watermark, key) {
-        // The key, or its type, is another one: that decides.
-        Err(error) if error.kind == Kind::Table => Ok(None),
-        reached => Ok((!reached?).then(|| {
-            format!(
-                "somebody has emptied the destination table: it has no row as late as the receipt \
-                 says ({watermark})"
-            )
-        })),
-    }
+    // Without a key there is no column to ask, and where it is another one, that decides.
+    let (Some(watermark), Some(key)) = (start, key) else { return Ok(None) };
+    let reached = has_reached(destination, table, watermark, key)?.unwrap_or(true);
+    Ok((!reached).then(|| {
+        format!(
+            "somebody has emptied the destination table: it has no row as late as the receipt says \
+             ({watermark})"
+        )
+    }))
 }
 
 /// Whether the destination table has no row.
@@ -214,18 +251,16 @@ fn is_empty(destination: &mut Session, table: &Qualified) -> Result<bool> {
     Ok(destination.value("look for rows", &question)?.as_deref() == Some("t"))
 }
 
-/// Whether the destination has a row as late as a watermark.
+/// Whether the destination has a row as late as a watermark; none where that is no value of the key.
 fn has_reached(
     destination: &mut Session,
     table: &Qualified,
     watermark: &str,
-    key: Option<&Key>,
-) -> Result<bool> {
-    // Without a key there is no column to ask.
-    let Some(key) = key else { return Ok(true) };
+    key: &Key,
+) -> Result<Option<bool>> {
     let question = sql::copy::has_reached(table, &key.column, watermark, &key.sql_type);
-    let reached = destination.value("compare the receipt with the rows", &question)?;
-    Ok(reached.as_deref() == Some("t"))
+    let reached = destination.value("compare the receipt with the rows", &question);
+    Ok(if_values_of_the_key(reached)?.map(|reached| reached.as_deref() == Some("t")))
 }
 
 fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Result<Remembered> {

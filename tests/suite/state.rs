@@ -79,6 +79,30 @@ fn of_two_that_differ_the_older_watermark_counts() {
 }
 
 #[test]
+fn what_cannot_be_compared_with_the_key_of_now_keeps_no_table_from_its_sync() {
+    let mut case = orders();
+    let old = case.read(FILE);
+    case.at_source(
+        "ALTER TABLE orders ADD changed timestamptz DEFAULT '2024-01-01'; INSERT INTO orders VALUES (11, 'new', 11)",
+    );
+    case.sync();
+    // An old file of a damaged disk, and a key of another type.
+    case.write(FILE, &old.replace("\"10\"", "\"nonsense\""));
+    case.sync().says("sync-state/orders.json says nonsense, which is no value of `at`");
+    case.assert_equal("public.orders");
+    case.write(FILE, &old);
+    case.write_tables(&json!([by("orders", "changed")]));
+    case.sync().says("initial sync: `replication_key`");
+    case.assert_equal("public.orders");
+    // The same where only the file is there.
+    case.at_destination("DELETE FROM _sync_state");
+    case.write(FILE, &old);
+    case.run(&["verify"]).expect(0);
+    case.sync().says("initial sync: there is no receipt, and what sync-state/orders.json says (10) is no value of `changed`");
+    case.assert_equal("public.orders");
+}
+
+#[test]
 fn neither_receipt_nor_state_file_means_a_new_copy() {
     let mut case = orders();
     case.at_destination("DELETE FROM _sync_state; UPDATE orders SET note = 'spoilt'");
