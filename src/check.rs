@@ -208,7 +208,7 @@ fn destination_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
 
 fn pg_dump(pipeline: &Pipeline, source: &Session, checkup: &mut Checkup) {
     if pipeline.rules.iter().any(|rule| rule.initial == InitialPath::PgDump) {
-        let installed = Installed::for_server(source.server.version);
+        let installed = Installed::for_source(&pipeline.source, source.server.version);
         match installed.unusable() {
             Some(why) => checkup.add(Finding::warning(
                 About::PgDump,

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::config::{Endpoint, TlsMode};
+use crate::config::{Endpoint, SYSTEM, TlsMode};
 use crate::copy::Outgoing;
 use crate::db::silence;
 use crate::error::{Error, Result};
@@ -41,6 +41,9 @@ const LOST: [&str; 6] = [
 /// between us, who hold a lock on it, and pg_dump, which wants one too.
 const NOT_LOCKED: [&str; 2] = ["LOCK TABLE", "canceling statement due to statement timeout"];
 
+/// From this version on libpq takes [`SYSTEM`] for more than the name of a file.
+const KNOWS_SYSTEM: u32 = 16;
+
 /// As much as a pipe holds.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -52,20 +55,45 @@ const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Installed {
     server_version: u32,
+    system_is_trusted: bool,
     unusable: OnceLock<Option<String>>,
 }
 
 impl Installed {
-    /// What is to read a server of this version (`server_version_num`).
+    /// What is to read this source, of this version (`server_version_num`).
     #[must_use]
-    pub fn for_server(server_version: u32) -> Self {
-        Self { server_version, unusable: OnceLock::new() }
+    pub fn for_source(source: &Endpoint, server_version: u32) -> Self {
+        let system_is_trusted = source.tls.mode != TlsMode::Disable
+            && source.tls.root_certificate.as_deref() == Some(SYSTEM);
+        Self { server_version, system_is_trusted, unusable: OnceLock::new() }
+    }
+
+    fn look(&self) -> Option<String> {
+        let output = match Command::new(program()).arg("--version").stderr(Stdio::null()).output() {
+            Ok(output) if output.status.success() => output,
+            Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),
+            Err(error) => return Some(format!("pg_dump cannot be run ({error})")),
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let Some(major) = major_version(&text) else {
+            return Some(format!("`pg_dump --version` says `{}`", text.trim()));
+        };
+        let server = self.server_version / 10_000;
+        if major < server {
+            return Some(format!("pg_dump is version {major}, older than the source's {server}"));
+        }
+        (self.system_is_trusted && major < KNOWS_SYSTEM).then(|| {
+            format!(
+                "pg_dump is version {major}, and only from {KNOWS_SYSTEM} on knows \
+                 `SOURCE_SSLROOTCERT={SYSTEM}`"
+            )
+        })
     }
 
     /// Why it cannot, if so.
     #[must_use]
     pub fn unusable(&self) -> Option<&str> {
-        self.unusable.get_or_init(|| unusable_for(self.server_version)).as_deref()
+        self.unusable.get_or_init(|| self.look()).as_deref()
     }
 }
 
@@ -89,21 +117,6 @@ fn behind_wrapper() -> Option<PathBuf> {
     versions.sort_unstable_by(|one, other| other.cmp(one));
     let program = |version: u32| PathBuf::from(format!("{VERSIONS}/{version}/bin/{PROGRAM}"));
     versions.into_iter().map(program).find(|program| program.is_file())
-}
-
-fn unusable_for(server_version: u32) -> Option<String> {
-    let output = match Command::new(program()).arg("--version").stderr(Stdio::null()).output() {
-        Ok(output) if output.status.success() => output,
-        Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),
-        Err(error) => return Some(format!("pg_dump cannot be run ({error})")),
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let Some(major) = major_version(&text) else {
-        return Some(format!("`pg_dump --version` says `{}`", text.trim()));
-    };
-    let server = server_version / 10_000;
-    (major < server)
-        .then(|| format!("pg_dump is version {major}, older than the source's {server}"))
 }
 
 /// The major version in `pg_dump (PostgreSQL) 17.2 (Debian 17.2-1)`.

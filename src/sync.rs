@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
         })?;
         crash::at("marks-taken");
         // A server that goes away from here on is waited for in the tables' own turns.
-        let pg_dump = Installed::for_server(connections.both()?.0.server.version);
+        let pg_dump = Installed::for_source(&pipeline.source, connections.both()?.0.server.version);
         let found = here.and_then(|here| {
             let seen = (&tables, here);
             idle::find(pipeline, &candidates, seen, &marks, &mut connections, log)

@@ -144,7 +144,7 @@ pub(super) fn endpoint(
         password_file_ignored: None,
         schema: get("SCHEMA").unwrap_or("public").to_owned(),
         tls: Tls {
-            mode: tls_mode(prefix, get("SSLMODE"), mistakes),
+            mode: tls_mode(prefix, get("SSLMODE"), get("SSLROOTCERT"), mistakes),
             root_certificate: file("SSLROOTCERT"),
             certificate: file("SSLCERT"),
             key: file("SSLKEY"),
@@ -189,9 +189,22 @@ fn port(prefix: &str, value: Option<&str>, mistakes: &mut Vec<String>) -> u16 {
     }
 }
 
-fn tls_mode(prefix: &str, value: Option<&str>, mistakes: &mut Vec<String>) -> TlsMode {
-    let Some(value) = value else { return TlsMode::default() };
+fn tls_mode(
+    prefix: &str,
+    value: Option<&str>,
+    root_certificate: Option<&str>,
+    mistakes: &mut Vec<String>,
+) -> TlsMode {
+    // As libpq has it: anybody gets a certificate that a whole system trusts, for a name of his own.
+    let only = (root_certificate == Some(SYSTEM)).then_some(TlsMode::VerifyFull);
+    let Some(value) = value else { return only.unwrap_or_default() };
     if let Some((_, mode)) = TlsMode::NAMES.iter().find(|(name, _)| *name == value) {
+        if only.is_some_and(|only| only != *mode) {
+            mistakes.push(format!(
+                "`{prefix}_SSLMODE` is `{value}`, too weak for `{prefix}_SSLROOTCERT={SYSTEM}`: \
+                 set it to `verify-full`, or leave it out"
+            ));
+        }
         return *mode;
     }
     let names = TlsMode::NAMES.map(|(name, _)| name);
@@ -234,6 +247,26 @@ mod tests {
         assert_eq!(settings.source.schema, "public");
         assert_eq!(settings.source.tls.mode, TlsMode::Prefer);
         assert!(settings.webhook.is_none());
+    }
+
+    #[test]
+    fn what_the_system_trusts_is_trusted_for_its_name_alone() {
+        let read = |pairs: &[(&str, &str)]| {
+            let mut mistakes = Vec::new();
+            let settings = interpret(&variables(pairs), Path::new("/shop"), &mut mistakes);
+            (settings.map(|settings| settings.source.tls.mode), mistakes)
+        };
+        let system = ("SOURCE_SSLROOTCERT", "system");
+        assert_eq!(read(&[system]), (Some(TlsMode::VerifyFull), Vec::new()));
+        let full = ("SOURCE_SSLMODE", "verify-full");
+        assert_eq!(read(&[system, full]), (Some(TlsMode::VerifyFull), Vec::new()));
+        for weak in ["disable", "prefer", "require", "verify-ca"] {
+            let (settings, mistakes) = read(&[system, ("SOURCE_SSLMODE", weak)]);
+            assert!(settings.is_none() && mistakes[0].contains("too weak"), "{mistakes:?}");
+        }
+        // Nothing is encrypted on a Unix socket.
+        let socket = ("SOURCE_HOST", "/tmp");
+        assert_eq!(read(&[system, socket]), (Some(TlsMode::Disable), Vec::new()));
     }
 
     #[test]

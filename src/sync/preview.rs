@@ -37,7 +37,7 @@ pub fn preview(
         Ok((first, look_around(source, &pipeline.source.schema, &rules, log)?))
     })?;
     begin(first);
-    let pg_dump = Installed::for_server(connections.both()?.0.server.version);
+    let pg_dump = Installed::for_source(&pipeline.source, connections.both()?.0.server.version);
     for rule in rules {
         interrupt.check()?;
         let table = Qualified::new(&pipeline.destination.schema, &rule.destination_name);

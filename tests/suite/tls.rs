@@ -131,3 +131,34 @@ fn each_mode_trusts_what_libpq_would_trust() {
     }
     servers.stop();
 }
+
+#[test]
+fn what_the_system_trusts_is_verified_with_its_name_and_pg_dump_reads_or_is_done_without() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let (ours, theirs) = (Authority::new("our authority"), Authority::new("somebody else"));
+    let mut case = Case::on(
+        &servers,
+        "CREATE TABLE orders (id int PRIMARY KEY, at int); INSERT INTO orders VALUES (1, 1)",
+        &json!([by("orders", "at")]),
+    );
+    let trusted = case.path().join("trusted.pem");
+    fs::write(&trusted, &ours.pem).expect("a file");
+    // Where both OpenSSL and we look for what the system trusts.
+    case.set("SSL_CERT_FILE", &trusted.display().to_string());
+    let env = |host: &str| format!("SOURCE_HOST={host}\nSOURCE_SSLROOTCERT=system");
+    let (certificate, key) = ours.sign("localhost", false);
+    servers.source.serve_tls(&certificate, &key);
+    case.write_env(&env("localhost"));
+    case.sync();
+    case.assert_equal("public.orders");
+    case.write_env(&env("127.0.0.1"));
+    case.sync_fails(3).says("certificate not valid for name");
+    let (certificate, key) = theirs.sign("localhost", false);
+    servers.source.serve_tls(&certificate, &key);
+    case.write_env(&env("localhost"));
+    case.sync_fails(3).says("UnknownIssuer");
+    case.write_env("SOURCE_HOST=localhost\nSOURCE_SSLROOTCERT=system\nSOURCE_SSLMODE=require");
+    case.sync_fails(2).says("too weak");
+    servers.stop();
+}
