@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a signal may go unnoticed in a pause.
 const NAP: Duration = Duration::from_millis(50);
 
-type Cancel = Box<dyn Fn() + Send>;
+type Cancel = Arc<dyn Fn() + Send + Sync>;
 
 /// Knows whether a signal arrived, and whom to tell.
 #[derive(Clone, Default)]
@@ -51,14 +51,27 @@ impl Interrupt {
     }
 
     fn cancel_until_the_end(&self, signal: i32) {
-        let rounds = PATIENCE.as_millis() / REPEAT.as_millis();
-        for _ in 0..rounds {
-            for (_, cancel) in self.lock().iter() {
-                cancel();
+        let told = self.clone();
+        std::thread::spawn(move || {
+            loop {
+                told.cancel_all();
+                std::thread::sleep(REPEAT);
             }
-            std::thread::sleep(REPEAT);
-        }
+        });
+        std::thread::sleep(PATIENCE);
         std::process::exit(128 + signal);
+    }
+
+    /// Calls all at once, and nobody waits for them who begins or ends something: each may take
+    /// seconds where a server cannot be heard any more.
+    fn cancel_all(&self) {
+        let cancels: Vec<Cancel> =
+            self.lock().iter().map(|(_, cancel)| Arc::clone(cancel)).collect();
+        std::thread::scope(|scope| {
+            for cancel in &cancels {
+                scope.spawn(|| cancel());
+            }
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Cancel)>> {
@@ -67,9 +80,9 @@ impl Interrupt {
 
     /// Has `cancel` called when a signal arrives, as long as the returned value lives.
     #[must_use]
-    pub fn on_signal(&self, cancel: impl Fn() + Send + 'static) -> Registration {
+    pub fn on_signal(&self, cancel: impl Fn() + Send + Sync + 'static) -> Registration {
         let number = self.0.next.fetch_add(1, Ordering::SeqCst);
-        self.lock().push((number, Box::new(cancel)));
+        self.lock().push((number, Arc::new(cancel)));
         Registration { interrupt: self.clone(), number }
     }
 
@@ -104,5 +117,35 @@ pub struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.interrupt.lock().retain(|(number, _)| *number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_be_heard_keeps_nobody_from_cancelling_or_ending() {
+        let interrupt = Interrupt::default();
+        let (go_on, silent) = channel::<()>();
+        let silent = Mutex::new(silent);
+        let first = interrupt.on_signal(move || {
+            let _ = silent.lock().unwrap().recv();
+        });
+        let (called, calls) = channel();
+        let second = interrupt.on_signal(move || called.send(()).unwrap());
+        let told = interrupt.clone();
+        let telling = std::thread::spawn(move || told.cancel_all());
+        calls.recv_timeout(Duration::from_secs(60)).expect("the second is called");
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            drop((first, second));
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(Duration::from_secs(60)).expect("both can end");
+        drop(go_on);
+        telling.join().unwrap();
     }
 }

@@ -173,6 +173,7 @@ fn sync(load: impl FnOnce() -> Result<Pipeline>, mut typed: cli::Sync, log: &Log
 fn verify(pipeline: &Pipeline, typed: cli::Verify, log: &Log) -> Result<u8> {
     let json = typed.json;
     let interrupt = Interrupt::listen()?;
+    let log = &if json { log.quiet() } else { log.clone() };
     let mut verdicts = Vec::new();
     let done = verify::run(pipeline, &typed.into(), &interrupt, log, |verdict| {
         if !json {

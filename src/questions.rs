@@ -19,9 +19,10 @@ const QUESTIONS: [(&str, &str, Option<&str>); 6] = [
 
 /// Asks everything and returns the text of `.env`.
 pub(crate) fn ask(interrupt: &Interrupt) -> Result<String> {
-    let _shown_again = interrupt.on_signal(|| {
+    let heard = interrupt.clone();
+    let _shown_again = interrupt.on_signal(move || {
         stty("echo");
-        std::process::exit(130);
+        std::process::exit(heard.signal().map_or(1, |signal| 128 + signal));
     });
     let mut text = String::new();
     for side in [Side::Source, Side::Destination] {

@@ -1,7 +1,9 @@
 //! The first pipeline, from nothing but where the servers are.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -171,28 +173,54 @@ fn a_wrong_url_is_refused_before_anything_is_written() {
 fn a_person_at_a_terminal_is_asked() {
     let mut case = shop();
     fs::remove_file(case.path().join(".env")).unwrap();
-    // script(1) gives the tool a terminal; not every system has one of this kind.
-    let script = std::process::Command::new("script").arg("--version").output();
-    if !script.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("util-linux")) {
-        println!("there is no script(1) of util-linux: nobody is asked");
-        return;
-    }
+    let Some(mut terminal) = terminal(&case) else { return };
     let (source, destination) = (case.source_port(), case.destination_port());
     let answers = format!(
         "127.0.0.1\n{source}\n{0}\n{READER}\n{ROLE_PASSWORD}\n\n127.0.0.1\n{destination}\n{0}\n{WRITER}\n{ROLE_PASSWORD}\n\n",
         case.database
     );
-    let program = env!("CARGO_BIN_EXE_incremental-replication");
-    let command = format!("{program} -C '{}' init", case.path().display());
-    let mut child = std::process::Command::new("script")
-        .args(["-qec", &command, "/dev/null"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = terminal.spawn().unwrap();
     std::io::Write::write_all(child.stdin.as_mut().unwrap(), answers.as_bytes()).unwrap();
     let run = Run::from(child.wait_with_output().unwrap());
     run.expect(0).says("password (nothing for ~/.pgpass)").says("wrote ");
     case.sync();
     everything_is_equal(&mut case);
+}
+
+/// `init` as a person at a terminal starts it. script(1) gives it one; not every system has one of this
+/// kind.
+fn terminal(case: &Case) -> Option<Command> {
+    let script = Command::new("script").arg("--version").output();
+    if !script.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("util-linux")) {
+        println!("there is no script(1) of util-linux: nobody is asked");
+        return None;
+    }
+    let program = env!("CARGO_BIN_EXE_incremental-replication");
+    let command = format!("exec {program} -C '{}' init", case.path().display());
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &command, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    Some(terminal)
+}
+
+#[test]
+fn a_signal_ends_the_questions_with_its_own_code() {
+    let case = shop();
+    fs::remove_file(case.path().join(".env")).unwrap();
+    let Some(mut terminal) = terminal(&case) else { return };
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut child = terminal.spawn().unwrap();
+        let mut asked = String::new();
+        while !asked.ends_with("host [localhost]: ") {
+            let mut byte = [0];
+            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            asked.push(char::from(byte[0]));
+        }
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let tool = fs::read_to_string(children).unwrap();
+        let told = Command::new("kill").args(["-s", signal, tool.trim()]).status().unwrap();
+        assert!(told.success());
+        let run = Run::from(child.wait_with_output().unwrap());
+        run.expect(code);
+        assert!(!case.path().join(".env").exists());
+    }
 }

@@ -33,6 +33,14 @@ fn equal_tables_are_equal() {
 }
 
 #[test]
+fn a_document_is_all_that_stdout_gets() {
+    let case = shop();
+    let run = case.run(&["-v", "verify", "--json"]);
+    let document: Value = serde_json::from_str(&run.stdout).expect("nothing but JSON");
+    assert_eq!((run.code, &document["status"]), (Some(0), &json!("equal")));
+}
+
+#[test]
 fn every_kind_of_damage_is_found_named_and_mended() {
     let mut case = shop();
     case.at_destination(
