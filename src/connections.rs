@@ -89,6 +89,12 @@ impl<'a> Connections<'a> {
         }
     }
 
+    /// Has both sessions again after a table whose server could not be reached, before the next: one
+    /// that stays away would cost each table that is left as much patience.
+    pub fn again(&mut self, log: &Log) -> Result<()> {
+        self.patiently(log, None, |connections| connections.both().map(drop))
+    }
+
     /// Does something under the lock that keeps two runs from one table of the destination.
     ///
     /// Fails where another run holds it.

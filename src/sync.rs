@@ -246,9 +246,7 @@ impl<'a> Run<'a> {
                 }
             }
             if error.kind == Kind::Unreachable && !locked(queue).left.is_empty() {
-                // A server that stays away would cost each table that is left as much patience.
-                connections
-                    .patiently(self.log, None, |connections| connections.both().map(drop))?;
+                connections.again(self.log)?;
             }
         }
     }

@@ -43,8 +43,12 @@ pub fn run(
     let rules = pipeline.choose(&request.tables)?;
     let mut connections = Connections::new(pipeline, interrupt);
     connections.both()?;
+    let mut unreachable = false;
     for rule in rules {
         interrupt.check()?;
+        if unreachable {
+            connections.again(log)?;
+        }
         let started = Instant::now();
         let mut verdict = Verdict {
             name: rule.name.clone(),
@@ -71,6 +75,7 @@ pub fn run(
             })
         });
         verdict.duration = started.elapsed();
+        unreachable = done.as_ref().is_err_and(|error| error.kind == Kind::Unreachable);
         verdict.error = done.err().map(|error| match error.kind {
             Kind::Interrupted | Kind::Locked => error,
             _ => error

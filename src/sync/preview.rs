@@ -38,8 +38,12 @@ pub fn preview(
     })?;
     begin(first);
     let pg_dump = Installed::for_source(&pipeline.source, connections.both()?.0.server.version);
+    let mut unreachable = false;
     for rule in rules {
         interrupt.check()?;
+        if unreachable {
+            connections.again(log)?;
+        }
         let table = Qualified::new(&pipeline.destination.schema, &rule.destination_name);
         let looked = connections.patiently(log, Some(&rule.name), |connections| {
             let (source, destination) = connections.both()?;
@@ -58,6 +62,7 @@ pub fn preview(
             };
             look(sync)
         });
+        unreachable = looked.as_ref().is_err_and(|error| error.kind == Kind::Unreachable);
         tell(match looked {
             Ok(preview) => preview,
             Err(error) if error.kind == Kind::Interrupted => return Err(error),

@@ -209,6 +209,28 @@ fn a_server_that_crashes_during_a_sync_costs_a_second_try_and_nothing_else() {
     }
 }
 
+/// The destination is stopped while these commands read the third table of a dozen, and started when
+/// they have ended.
+fn left_at_the_third_table(servers: &mut Servers, case: &Case, commands: &[&[&str]]) {
+    let children: Vec<_> = commands.iter().map(|command| case.start(command)).collect();
+    let mut watcher = case.another_source();
+    let reading =
+        format!("SELECT 1 FROM pg_stat_activity WHERE {OURS} AND query LIKE '%pg_sleep(3)%'");
+    while judge::column(&mut watcher, &reading).len() < commands.len() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let started = Instant::now();
+    servers.destination.stop("immediate");
+    let runs: Vec<_> = children.into_iter().map(finish).collect();
+    let elapsed = started.elapsed();
+    servers.destination.start();
+    for run in &runs {
+        run.expect(3).says("cannot connect to the destination");
+        assert!(!run.stdout.contains("t4:"), "{}", run.stdout);
+    }
+    assert!(elapsed < Duration::from_mins(1), "{elapsed:?}");
+}
+
 #[test]
 fn a_server_that_stays_away_ends_the_run_and_not_each_table_after_long_patience() {
     let mut servers = fragile();
@@ -226,25 +248,14 @@ fn a_server_that_stays_away_ends_the_run_and_not_each_table_after_long_patience(
     rules[2]["where"] = json!("pg_sleep(3) IS NOT NULL");
     let setup = tables.iter().map(make).collect::<String>();
     let mut case = Case::on(&servers, &setup, &rules);
-    let child = case.start(&["sync"]);
-    let mut watcher = case.another_source();
-    let reading =
-        format!("SELECT 1 FROM pg_stat_activity WHERE {OURS} AND query LIKE '%pg_sleep(3)%'");
-    while judge::column(&mut watcher, &reading).is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let started = Instant::now();
-    servers.destination.stop("immediate");
-    let run = finish(child);
-    servers.destination.start();
-    run.expect(3).says("cannot connect to the destination");
-    assert!(!run.stdout.contains("t4:"), "{}", run.stdout);
-    assert!(started.elapsed() < Duration::from_mins(1), "{:?}", started.elapsed());
+    left_at_the_third_table(&mut servers, &case, &[&["sync"]]);
     case.reconnect();
     case.sync();
     for name in &tables {
         case.assert_equal(&format!("public.{name}"));
     }
+    let commands: [&[&str]; 2] = [&["verify"], &["plan", "--outline"]];
+    left_at_the_third_table(&mut servers, &case, &commands);
 }
 
 #[test]
