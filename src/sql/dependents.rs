@@ -123,6 +123,19 @@ SELECT json_build_object(
       SELECT format('column defaults of view %s', f.adrelid::regclass) FROM pg_attrdef f
       WHERE f.adrelid IN (SELECT v.oid FROM view_depends v WHERE v.level > 0)
       UNION ALL
+      SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
+      FROM pg_depend d LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+      WHERE d.deptype = 'n'
+        AND d.classid IN ('pg_proc'::regclass, 'pg_policy'::regclass, 'pg_class'::regclass,
+          'pg_type'::regclass)
+        AND p.polrelid IS DISTINCT FROM c.oid
+        AND (d.refclassid, d.refobjid) IN (
+          SELECT 'pg_class'::regclass::oid, v.oid FROM view_depends v
+          UNION ALL
+          SELECT 'pg_type'::regclass, t.oid
+          FROM view_depends v JOIN pg_type row ON row.typrelid = v.oid
+          JOIN pg_type t ON t.oid IN (row.oid, row.typarray))
+      UNION ALL
       SELECT format('identity of column %I', a.attname) FROM pg_attribute a
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attidentity <> ''
       UNION ALL

@@ -144,11 +144,38 @@ fn what_cannot_be_made_again_is_named_before_anything_happens() {
     case.run(&["sync", "--full-refresh"])
         .expect(1)
         .says("a new copy of `public.orders` would lose the rule audit");
-    case.at_destination("DROP RULE audit ON orders; CREATE FUNCTION f(orders) RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    case.at_destination("DROP RULE audit ON orders; CREATE VIEW seen AS SELECT id FROM orders");
+    let on_it = [
+        (
+            "FUNCTION f(orders) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "function public.f(public.orders)",
+        ),
+        (
+            "FUNCTION f(seen[]) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "function public.f(public.seen[])",
+        ),
+        ("TABLE kept (one orders)", "column one of table public.kept"),
+        ("DOMAIN narrow AS orders[]", "type public.narrow"),
+    ];
+    for (object, named) in on_it {
+        case.at_destination(&format!("CREATE {object}"));
+        case.run(&["sync", "--full-refresh"])
+            .expect(1)
+            .says(&format!("a new copy of `public.orders` would lose the {named}"))
+            .says("drop it, and make it again after the sync");
+        case.run(&["check", "--json"]).says(&format!("would lose the {named}"));
+        let gone: Vec<&str> = object.split(" RETURNS").next().expect("a name").split(' ').collect();
+        case.at_destination(&format!("DROP {} {}", gone[0], gone[1]));
+    }
+    case.at_destination(
+        "CREATE TABLE secret (id int); ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY ours ON secret USING (EXISTS (SELECT 1 FROM seen WHERE seen.id = secret.id))",
+    );
     case.run(&["sync", "--full-refresh"])
         .expect(1)
-        .says("drop what depends on it")
-        .says("function public.f(public.orders) depends on type public.orders");
+        .says("would lose the policy ours on table public.secret");
+    case.at_destination("DROP TABLE secret");
+    case.run(&["sync", "--full-refresh"]).expect(0);
     assert_eq!(case.ask("SELECT count(*) FROM orders"), ["10"]);
 }
 
