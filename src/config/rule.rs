@@ -52,6 +52,10 @@ pub(super) const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
 /// nothing else.
 pub(super) const LONGEST_SETTLE: Duration = Duration::from_mins(10);
 
+/// The longest lookback of a key that holds a time: any watermark less this is a time that PostgreSQL
+/// can hold.
+pub(super) const LONGEST_LOOKBACK: Duration = Duration::from_hours(876_600);
+
 /// What may be removed where the rule says nothing.
 pub(super) const DEFAULT_MAX_DELETE_PERCENT: u8 = 50;
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::document::Document;
 use super::rule::{
-    ColumnChoice, DEFAULT_MAX_DELETE_PERCENT, DEFAULT_SETTLE, Deletes, InitialPath, LONGEST_SETTLE,
-    Mode, OnSchemaChange, ReplicationKey, Rule,
+    ColumnChoice, DEFAULT_MAX_DELETE_PERCENT, DEFAULT_SETTLE, Deletes, InitialPath,
+    LONGEST_LOOKBACK, LONGEST_SETTLE, Mode, OnSchemaChange, ReplicationKey, Rule,
 };
 use crate::error::did_you_mean;
 use crate::watermark::key::Lookback;
@@ -217,7 +217,13 @@ impl Fields<'_> {
                 }
                 distance.map(Lookback::Number)
             }
-            _ => self.duration("lookback").map(Lookback::Time),
+            _ => {
+                let length = self.duration("lookback")?;
+                if length > LONGEST_LOOKBACK {
+                    self.mistake("`lookback` is longer than 100 years");
+                }
+                Some(Lookback::Time(length))
+            }
         }
     }
 
@@ -525,6 +531,7 @@ mod tests {
             ),
             (json!({"lookback": "-1s"}), "`lookback` is `-1s`, not a duration such as"),
             (json!({"settle": "601s"}), "`settle` is longer than 10 minutes"),
+            (json!({"lookback": "876601h"}), "`lookback` is longer than 100 years"),
             (
                 json!({"settle": "soon"}),
                 "`settle` is `soon`, not a duration such as \"90s\" or \"5m\"",
