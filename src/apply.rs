@@ -212,6 +212,23 @@ fn perform(
     many: bool,
     (log, table): (&Log, &str),
 ) -> Result<Option<u64>> {
+    let merged = carry_out(session, step, many, (log, table))?;
+    if let Some((question, answer)) = &step.still
+        && session.value(&step.purpose, question)?.as_ref() != Some(answer)
+    {
+        return Err(Error::table(format!("cannot {}", step.purpose))
+            .because("somebody has put something on the old table meanwhile, or taken it off")
+            .passing());
+    }
+    Ok(merged)
+}
+
+fn carry_out(
+    session: &mut Session,
+    step: &Step,
+    many: bool,
+    (log, table): (&Log, &str),
+) -> Result<Option<u64>> {
     if let Some(shortcut) = step.shortcut.as_ref().filter(|shortcut| many || shortcut.of_few)
         && at_once(session, step, shortcut)?
     {

@@ -98,7 +98,7 @@ fn add_definitions(session: &mut Session, tables: &mut [SourceTable]) -> Result<
         documents(session, "read the catalog of views", &catalog::definitions(&defined))?;
     for table in tables.iter_mut().filter(|table| table.is_defined()) {
         let digest = found.iter().find(|found| found.oid == table.oid).map(|found| &found.digest);
-        table.definition = Some(digest.cloned().unwrap_or_default());
+        table.definition = digest.cloned().unwrap_or_default();
     }
     Ok(())
 }
@@ -159,6 +159,11 @@ pub fn open_snapshot(
 /// The sequences of a table's serial and identity columns.
 pub fn sequences(session: &mut Session, table: &Qualified) -> Result<Vec<Qualified>> {
     documents(session, "read the catalog of sequences", &catalog::sequences(table))
+}
+
+/// Those of some tables whose files are empty. They are locked, so that this waits for nobody.
+pub fn empty_parts(session: &mut Session, tables: &[u32]) -> Result<Vec<u32>> {
+    documents(session, "look for empty parts", &catalog::empty_parts(tables))
 }
 
 /// The transactions in flight at the source.
@@ -233,11 +238,16 @@ pub fn dependents(
     table: &Qualified,
     patience: Patience,
 ) -> Result<Option<Dependents>> {
-    let sql = match patience {
-        Patience::Short => format!("{}; {}", sql::inspect::BRIEFLY, dependents::of(table)),
-        Patience::Long => dependents::of(table),
-    };
-    Ok(documents(session, "read what depends on the table", &sql)?.pop())
+    let purpose = "read what depends on the table";
+    let of = dependents::of(table);
+    if patience == Patience::Short {
+        return Ok(documents(session, purpose, &format!("{}; {of}", sql::inspect::BRIEFLY))?.pop());
+    }
+    // Read first, so that what comes meanwhile is noticed.
+    let digest = session.value(purpose, &dependents::digest_of(table))?.unwrap_or_default();
+    let own_digest = session.value(purpose, &dependents::own_digest_of(table))?.unwrap_or_default();
+    let found: Option<Dependents> = documents(session, purpose, &of)?.pop();
+    Ok(found.map(|found| Dependents { digest, own_digest, ..found }))
 }
 
 /// Whether the destination's schema and the table of receipts exist, and whether that has all its

@@ -76,6 +76,8 @@ pub struct Server {
     pub address: String,
     /// The database.
     pub database: String,
+    /// Its object identifier: another one where it was dropped and made again.
+    pub database_oid: u32,
     /// The role we are.
     pub user: String,
     /// When the server was started, which tells servers apart: a clone has its origin's system
@@ -99,6 +101,8 @@ pub struct Server {
     pub process_seconds: Option<f64>,
     /// When it was there, by the server's clock.
     pub met_at: String,
+    /// None from here on had begun to write then, in 64 bits.
+    pub next_transaction: u64,
 }
 
 impl Server {
@@ -106,6 +110,17 @@ impl Server {
     /// without a new start where one of its processes was killed.
     fn undisturbed_since(&self) -> Option<String> {
         Some(format!("{} {}", self.running_since, self.recovered_at.as_ref()?))
+    }
+
+    /// Whether a session that was begun later, with `later`, is one with the same server, which has not
+    /// been restored, failed over or recovered from a crash in between.
+    #[must_use]
+    pub fn has_gone_on_as(&self, later: &Self) -> bool {
+        let who = |server: &Self| {
+            let Self { system_identifier, timeline, .. } = server.clone();
+            (system_identifier, timeline, server.running_since.clone(), server.recovered_at.clone())
+        };
+        self.in_recovery == later.in_recovery && who(self) == who(later)
     }
 
     /// Where the snapshot stands in which a table was read, for a receipt with this watermark.

@@ -8,7 +8,7 @@ use crate::connections::side_by_side;
 use crate::db::{Server, Session};
 use crate::error::Result;
 use crate::plan::{self, Shape, Situation};
-use crate::receipt::Origin;
+use crate::receipt::{Origin, SourceIdentity};
 use crate::sql::Qualified;
 use crate::table::{DestinationTable, SourceTable, staging_name};
 
@@ -53,9 +53,14 @@ impl Facts {
     ) -> Result<Self> {
         let destination_version = at_destination.version;
         let shape = plan::shape(rule, &source, destination_version)?;
-        let system_identifier = at_source.system_identifier.as_deref();
-        let address = system_identifier.is_none().then_some(at_source.address.as_str());
-        let identity = (system_identifier, address, at_source.database.as_str());
+        let identity = SourceIdentity {
+            system_identifier: at_source.system_identifier.clone(),
+            address: at_source.system_identifier.is_none().then(|| at_source.address.clone()),
+            database: at_source.database.clone(),
+            database_oid: Some(at_source.database_oid),
+            schema: source.name.schema.clone(),
+            table: source.name.name.clone(),
+        };
         let origin = plan::origin(rule, &source, &shape, identity);
         let destination = here.remove(&table.name);
         let staging = here.remove(&staging_name(&table.name));

@@ -138,13 +138,13 @@ mod tests {
         let second = interrupt.on_signal(move || called.send(()).unwrap());
         let told = interrupt.clone();
         let telling = std::thread::spawn(move || told.cancel_all());
-        calls.recv_timeout(Duration::from_secs(60)).expect("the second is called");
+        calls.recv_timeout(Duration::from_mins(1)).expect("the second is called");
         let (ended, end) = channel();
         std::thread::spawn(move || {
             drop((first, second));
             ended.send(()).unwrap();
         });
-        end.recv_timeout(Duration::from_secs(60)).expect("both can end");
+        end.recv_timeout(Duration::from_mins(1)).expect("both can end");
         drop(go_on);
         telling.join().unwrap();
     }

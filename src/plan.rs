@@ -19,7 +19,7 @@ pub use decision::{Decision, Remembered, decide, ready_to_compare, schema_differ
 pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
-pub use reading::{Since, since, tells_what_is_newer, unseen};
+pub use reading::{Since, moved, since, tells_what_is_newer, unseen};
 pub use shape::{Shape, origin, shape};
 
 use crate::config::{Mode, Rule, Side};
@@ -289,6 +289,8 @@ pub struct Step {
     pub hint: Option<String>,
     /// A question and what to say where its answer is yes: the step is then left out.
     pub unless: Option<(String, String)>,
+    /// A question and the answer that it must have afterwards, or the plan no longer fits.
+    pub still: Option<(String, String)>,
     /// What may take the place of `sql`.
     pub shortcut: Option<Shortcut>,
 }
@@ -325,7 +327,7 @@ impl Step {
     fn new(on: Side, purpose: &str, sql: impl Into<String>) -> Self {
         let purpose = purpose.to_owned();
         let (sql, result) = (sql.into(), Outcome::Done);
-        Self { on, sql, result, purpose, hint: None, unless: None, shortcut: None }
+        Self { on, sql, result, purpose, hint: None, unless: None, still: None, shortcut: None }
     }
 
     fn destination(purpose: &str, sql: impl Into<String>) -> Self {
@@ -353,6 +355,11 @@ impl Step {
 
     fn unless(mut self, question: String, why: &str) -> Self {
         self.unless = Some((question, why.to_owned()));
+        self
+    }
+
+    fn still(mut self, question: String, answer: String) -> Self {
+        self.still = Some((question, answer));
         self
     }
 

@@ -46,8 +46,8 @@ pub struct Origin {
     pub columns: Vec<CopiedColumn>,
     /// The condition that rows had to meet.
     pub filter: Option<String>,
-    /// Of a view, a foreign table or a table with row-level security: a digest of what decided which
-    /// rows it showed.
+    /// A digest of what decided which rows a view, a foreign table or a table with row-level security
+    /// showed; empty for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<String>,
     /// The greatest number of a column that the source had, copied or not: one above it is new.
@@ -153,6 +153,9 @@ pub struct SourceIdentity {
     pub address: Option<String>,
     /// The database.
     pub database: String,
+    /// Its object identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_oid: Option<u32>,
     /// The schema.
     pub schema: String,
     /// The table.
@@ -216,6 +219,13 @@ impl Origin {
     #[must_use]
     pub fn outdated_by(&self, now: &Self) -> Option<String> {
         if !self.source.may_be(&now.source) {
+            let database_oid = self.source.database_oid;
+            if self.source.may_be(&SourceIdentity { database_oid, ..now.source.clone() }) {
+                let database = &now.source.database;
+                return Some(format!(
+                    "the source's database `{database}` was dropped and created again"
+                ));
+            }
             return Some(format!(
                 "the source is {} now and was {} when it was copied",
                 now.source.described(),
@@ -292,10 +302,12 @@ fn same_part(before: &str, now: &str) -> bool {
 }
 
 impl SourceIdentity {
-    /// Whether it is the same as far as is known: older receipts do not know addresses.
+    /// Whether it is the same as far as is known: older receipts know neither address nor object
+    /// identifier.
     fn may_be(&self, now: &Self) -> bool {
         let address = self.address.as_ref().and(now.address.clone());
-        *self == Self { address, ..now.clone() }
+        let database_oid = self.database_oid.and(now.database_oid);
+        *self == Self { address, database_oid, ..now.clone() }
     }
 
     fn described(&self) -> String {
@@ -347,6 +359,7 @@ mod tests {
             system_identifier: number.map(str::to_owned),
             address: address.map(str::to_owned),
             database: "shop".to_owned(),
+            database_oid: Some(1),
             schema: "public".to_owned(),
             table: "t".to_owned(),
         };

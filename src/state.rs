@@ -13,7 +13,7 @@ use crate::plan::Remembered;
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::{self, Qualified};
 use crate::table::{DestinationTable, RECEIPTS};
-use crate::watermark::key::Key;
+use crate::watermark::key::{Key, KeyType};
 
 /// The folder of state files in a pipeline's directory.
 pub const FOLDER: &str = "sync-state";
@@ -32,6 +32,8 @@ pub struct Found {
     pub file_repeats_it: bool,
     /// Whether its table is stored as it was when it was written.
     pub written_beside_it: bool,
+    /// The transaction of the destination that wrote it.
+    pub written_in: Option<u32>,
     /// Things worth a warning.
     pub warnings: Vec<String>,
 }
@@ -51,7 +53,8 @@ pub fn remember(
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
-    let (receipt, beside) = read_receipt(destination, table)?;
+    let Written { receipt, beside, transaction: written_in } = read_receipt(destination, table)?;
+    let receipt = receipt.transpose()?;
     let file = read_file(directory, &table.name, &mut warnings)?;
     let (found, file_repeats_it) = (receipt.clone(), receipt == file);
     // Without a table there is nothing to continue, and without a key no column to ask.
@@ -86,7 +89,14 @@ pub fn remember(
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
-    Ok(Found { remembered, receipt: found, file_repeats_it, written_beside_it, warnings })
+    Ok(Found {
+        remembered,
+        receipt: found,
+        file_repeats_it,
+        written_beside_it,
+        written_in,
+        warnings,
+    })
 }
 
 /// What a state file says beside a receipt.
@@ -144,6 +154,9 @@ fn both(
     let (one, other) = (&receipt.progress.watermark.start, &file.progress.watermark.start);
     let name = file_name(&table.name);
     let older = match (one, other, key) {
+        (Some(one), Some(other), _) if one == other => Some(one.clone()),
+        // The source may order texts otherwise than the destination, which is asked here.
+        (Some(_), Some(_), Some(key)) if key.key_type == KeyType::Text => None,
         (Some(one), Some(other), Some(key)) => {
             let question = sql::copy::lower_key(one, other, &key.sql_type);
             let older = destination.value("compare the receipt with the state file", &question);
@@ -160,6 +173,9 @@ fn both(
     };
     warnings.push(if one == other {
         format!("the receipt and {name} speak of different syncs: what both agree on counts")
+    } else if older.is_none() && one.is_some() && other.is_some() {
+        let (one, other) = (said(one.as_deref()), said(other.as_deref()));
+        format!("the receipt says {one} and {name} says {other}, and nothing tells the older text")
     } else {
         let (one, other) = (said(one.as_deref()), said(other.as_deref()));
         format!("the receipt says {one} and {name} says {other}: the older one counts")
@@ -273,14 +289,10 @@ fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Resul
     })
 }
 
-fn read_receipt(
-    destination: &mut Session,
-    table: &Qualified,
-) -> Result<(Option<Receipt>, WrittenBeside)> {
-    match receipts(destination, &table.beside(RECEIPTS), &[&table.name])?.pop() {
-        Some((_, receipt, beside)) => Ok((Some(receipt?), beside)),
-        None => Ok((None, WrittenBeside::It)),
-    }
+fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Written> {
+    let found = receipts(destination, &table.beside(RECEIPTS), &[&table.name])?.pop();
+    let none = Written { receipt: None, beside: WrittenBeside::It, transaction: None };
+    Ok(found.map_or(none, |(_, written)| written))
 }
 
 /// What a receipt was written beside.
@@ -313,21 +325,32 @@ impl WrittenBeside {
     }
 }
 
-/// The receipts of these tables, where there are any. The destination is outside of any
-/// transaction.
+/// A receipt as it stands at the destination, if there is one.
+#[derive(Debug)]
+pub struct Written {
+    /// What it says, where that is understood.
+    pub receipt: Option<Result<Receipt>>,
+    /// What it was written beside.
+    pub beside: WrittenBeside,
+    /// The transaction that wrote it.
+    pub transaction: Option<u32>,
+}
+
+/// The receipts of these tables by the tables' names, where there are any. The destination is outside of
+/// any transaction.
 pub fn receipts(
     destination: &mut Session,
     receipts: &Qualified,
     tables: &[&str],
-) -> Result<Vec<(String, Result<Receipt>, WrittenBeside)>> {
+) -> Result<Vec<(String, Written)>> {
     let question = sql::receipt::read(receipts, tables);
     let rows = match destination.rows("read the receipts", &question) {
         // Before the first sync neither the schema nor the table of receipts is there.
         Err(error) if matches!(error.sqlstate.as_deref(), Some("42P01" | "3F000")) => Vec::new(),
         read => read?,
     };
-    let found = rows.into_iter().filter_map(|row| match <[Option<String>; 4]>::try_from(row) {
-        Ok([Some(table), version, receipt, beside]) => {
+    let found = rows.into_iter().filter_map(|row| match <[Option<String>; 5]>::try_from(row) {
+        Ok([Some(table), version, receipt, beside, transaction]) => {
             let receipt = understood(&table, version.as_deref(), receipt.as_deref());
             let beside = match beside.as_deref() {
                 Some(sql::receipt::REPLACED) => WrittenBeside::Another,
@@ -336,7 +359,8 @@ pub fn receipts(
                 Some(sql::receipt::WITH_ROWS) => WrittenBeside::ItWithRows,
                 _ => WrittenBeside::It,
             };
-            Some((table, receipt, beside))
+            let transaction = transaction.and_then(|transaction| transaction.parse().ok());
+            Some((table, Written { receipt: Some(receipt), beside, transaction }))
         }
         _ => None,
     });

@@ -25,7 +25,7 @@ pub fn read(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Status> {
     let names: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
     let found = state::receipts(&mut destination, &receipts, &names)?;
     let mut found: BTreeMap<_, _> =
-        found.into_iter().map(|(table, receipt, _)| (table, receipt)).collect();
+        found.into_iter().map(|(table, written)| (table, written.receipt)).collect();
     let written_at =
         if found.is_empty() { BTreeMap::new() } else { written_at(&mut destination, &receipts)? };
     let tables = catalog::destination_tables(&mut destination, schema, &names)?;
@@ -33,7 +33,7 @@ pub fn read(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Status> {
     let status = |rule: &Rule| {
         let name = &rule.destination_name;
         let last = runs.tables.get(name).cloned().unwrap_or_default();
-        let (receipt, unreadable) = match found.remove(name).transpose() {
+        let (receipt, unreadable) = match found.remove(name).flatten().transpose() {
             Ok(receipt) => (receipt, None),
             Err(error) => (None, Some(error.one_line())),
         };

@@ -321,8 +321,9 @@ fn prepare(
 ) -> Result<(BTreeMap<String, SourceTable>, Marks, Result<Here>)> {
     two_places(pipeline, &source.server, &destination.server)?;
     let schema = &pipeline.destination.schema;
+    let next_transaction = destination.server.next_transaction;
     let ((tables, marks), here) = side_by_side(
-        || look_around(source, &pipeline.source.schema, rules, log),
+        || look_around(source, next_transaction, &pipeline.source.schema, rules, log),
         || {
             prepare_schema(destination, schema)?;
             Ok(Here::read(schema, candidates, destination))
@@ -331,16 +332,18 @@ fn prepare(
     Ok((tables, marks, here))
 }
 
-/// Reads what the source says of all tables, and takes their marks.
+/// Reads what the source says of all tables, and takes their marks. `written_before` as in
+/// [`Marks::take`].
 fn look_around(
     source: &mut Session,
+    written_before: u64,
     schema: &str,
     rules: &[&Rule],
     log: &Log,
 ) -> Result<(BTreeMap<String, SourceTable>, Marks)> {
     let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
     let tables = catalog::source_tables(source, schema, &names)?;
-    let marks = Marks::take(source, &tables, rules, log)?;
+    let marks = Marks::take(source, written_before, &tables, rules, log)?;
     Ok((tables, marks))
 }
 

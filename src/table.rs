@@ -92,7 +92,7 @@ pub struct SourceTable {
     /// Of a view, a table with foreign parts or one with row-level security: a digest of what decides
     /// which rows it shows.
     #[serde(default)]
-    pub definition: Option<String>,
+    pub definition: String,
     /// The snapshot in which all this was read.
     pub snapshot: Snapshot,
 }
@@ -332,7 +332,7 @@ impl SourceTable {
             estimated_bytes: 0,
             estimated_rows: 0,
             has_foreign_parts: false,
-            definition: None,
+            definition: String::new(),
             snapshot: Snapshot::default(),
         }
     }
@@ -390,7 +390,7 @@ pub struct DestinationTable {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// As `format_type` prints it.
+    /// As `format_type` prints it, at the destination with the collation where that is not deterministic.
     pub data_type: String,
     /// Whether it refuses NULL.
     pub not_null: bool,
@@ -403,6 +403,8 @@ pub struct UniqueIndex {
     pub name: String,
     /// Its columns.
     pub columns: Vec<String>,
+    /// Whether it takes some different values for equal, by a collation that is not deterministic.
+    pub equates: bool,
     /// Whether it is looked at with every row; that of a deferrable constraint is not.
     pub immediate: bool,
     /// Whether two NULLs are equal to it.

@@ -42,7 +42,18 @@
 //! on all the same. Where keys are numbers, a row that was written since the watermark stood there
 //! may have any key: one that is used again, or one below a wrong key that has hidden it. All that
 //! was written since that sync is then read, whatever its keys are, and all rows where [`overlap`]
-//! cannot tell ([`key::Key::went_back`]).
+//! cannot tell ([`key::Key::went_back`]). A mark that is kept tells of it for as long as the watermark
+//! stands above it.
+//!
+//! A table that was seen without any key was emptied: whatever comes next may have any key, that of a
+//! clock as well, and all rows are read until there is a safe mark again.
+//!
+//! # Whose marks
+//!
+//! `A` judges marks that were taken before it. Another run may write a receipt between this run's `A` and
+//! the table's turn; what a transaction that began in between does is not in `A`. Such a receipt's
+//! watermark and marks stay as they are. Marks of one server say nothing of another that answers under its
+//! name, nor of what it has become after a crash.
 //!
 //! # What it does not cover
 //!
@@ -77,6 +88,17 @@ pub struct Watermark {
     pub pending: Vec<Mark>,
 }
 
+/// What a look at the keys of a table has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen<K> {
+    /// Nothing is known: nobody has looked, or not at this table.
+    Nothing,
+    /// There was no key that may become a watermark.
+    NoKey,
+    /// The greatest.
+    Key(K),
+}
+
 /// The greatest replication key, and who was at work when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -97,11 +119,15 @@ pub struct Activity {
 
 impl Watermark {
     /// The watermark after a sync that took the mark `new` and then read `still_active`, before
-    /// its snapshot. There is no mark where the table holds no key.
+    /// its snapshot.
     #[must_use]
-    pub fn advance(&self, new: Option<Mark>, still_active: &Activity) -> Self {
+    pub fn advance(&self, new: Seen<Mark>, still_active: &Activity) -> Self {
         let mut marks: Vec<Mark> = self.pending.clone();
-        marks.extend(new);
+        match new {
+            Seen::Nothing => {}
+            Seen::NoKey => return Self::default(),
+            Seen::Key(mark) => marks.push(mark),
+        }
         for mark in &mut marks {
             mark.in_flight.retain(|transaction| still_active.transactions.contains(transaction));
         }
@@ -129,11 +155,16 @@ fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
     kept
 }
 
-/// Few enough marks, the newer the denser.
+/// Few enough marks, the newer the denser, and the least of those that are numbers, which may tell that
+/// keys went back.
 fn thinned(mut pending: Vec<Mark>) -> Vec<Mark> {
     if pending.len() > MOST_PENDING {
+        let number = |at: &usize| pending[*at].key.parse().unwrap_or(f64::INFINITY);
+        let least = (0..pending.len()).min_by(|one, other| number(one).total_cmp(&number(other)));
         let newer = pending.split_off(MOST_PENDING / 2);
-        pending = pending.into_iter().step_by(2).chain(newer).collect();
+        let older = pending.into_iter().enumerate();
+        let kept = older.filter(|(at, _)| at % 2 == 0 || Some(*at) == least);
+        pending = kept.map(|(_, mark)| mark).chain(newer).collect();
     }
     pending
 }
@@ -156,14 +187,14 @@ mod tests {
 
     #[test]
     fn a_mark_is_safe_once_all_that_were_in_flight_have_ended() {
-        let watermark = Watermark::default().advance(Some(mark("5", &[])), &active(&["9/9"]));
+        let watermark = Watermark::default().advance(Seen::Key(mark("5", &[])), &active(&["9/9"]));
         assert_eq!((watermark.start.as_deref(), watermark.pending.len()), (Some("5"), 0));
-        let watermark = watermark.advance(Some(mark("7", &["1/1", "2/2"])), &active(&["1/1"]));
+        let watermark = watermark.advance(Seen::Key(mark("7", &["1/1", "2/2"])), &active(&["1/1"]));
         assert_eq!(watermark.start.as_deref(), Some("5"));
         assert_eq!(watermark.pending, [mark("7", &["1/1"])]);
-        let watermark = watermark.advance(Some(mark("8", &["1/1"])), &active(&["1/1", "3/3"]));
+        let watermark = watermark.advance(Seen::Key(mark("8", &["1/1"])), &active(&["1/1", "3/3"]));
         assert_eq!(watermark.start.as_deref(), Some("5"));
-        let watermark = watermark.advance(Some(mark("9", &["3/3"])), &active(&["3/3"]));
+        let watermark = watermark.advance(Seen::Key(mark("9", &["3/3"])), &active(&["3/3"]));
         assert_eq!(watermark.start.as_deref(), Some("8"));
         assert_eq!(watermark.pending, [mark("9", &["3/3"])]);
     }
@@ -171,16 +202,23 @@ mod tests {
     #[test]
     fn nothing_is_safe_while_a_transaction_is_prepared() {
         let prepared = Activity { transactions: set(&[]), prepared: set(&["gid"]) };
-        let watermark = Watermark::default().advance(Some(mark("5", &[])), &prepared);
+        let watermark = Watermark::default().advance(Seen::Key(mark("5", &[])), &prepared);
         assert_eq!(watermark.start, None);
-        assert_eq!(watermark.advance(None, &active(&[])).start.as_deref(), Some("5"));
+        assert_eq!(watermark.advance(Seen::Nothing, &active(&[])).start.as_deref(), Some("5"));
+    }
+
+    #[test]
+    fn a_table_without_a_key_starts_anew() {
+        let watermark = Watermark::default().advance(Seen::Key(mark("5", &[])), &active(&[]));
+        let watermark = watermark.advance(Seen::Key(mark("7", &["1/1"])), &active(&["1/1"]));
+        assert_eq!(watermark.advance(Seen::NoKey, &active(&[])), Watermark::default());
     }
 
     #[test]
     fn an_idle_table_gathers_no_marks() {
-        let mut watermark = Watermark::default().advance(Some(mark("5", &[])), &active(&[]));
+        let mut watermark = Watermark::default().advance(Seen::Key(mark("5", &[])), &active(&[]));
         for _ in 0..3 {
-            watermark = watermark.advance(Some(mark("5", &["1/1"])), &active(&["1/1"]));
+            watermark = watermark.advance(Seen::Key(mark("5", &["1/1"])), &active(&["1/1"]));
         }
         assert_eq!(watermark.pending, []);
     }
@@ -190,10 +228,12 @@ mod tests {
         let mut watermark = Watermark::default();
         for key in 0..10_000 {
             watermark =
-                watermark.advance(Some(mark(&key.to_string(), &["1/1"])), &active(&["1/1"]));
+                watermark.advance(Seen::Key(mark(&key.to_string(), &["1/1"])), &active(&["1/1"]));
             assert!(watermark.pending.len() <= MOST_PENDING);
         }
-        assert_eq!(watermark.advance(None, &active(&[])).start.as_deref(), Some("9999"));
+        assert_eq!(watermark.advance(Seen::Nothing, &active(&[])).start.as_deref(), Some("9999"));
+        let low = |at: usize| if at == 3 { mark("0", &["1/1"]) } else { mark("1", &["1/1"]) };
+        assert_eq!(thinned((0..33).map(low).collect())[2], mark("0", &["1/1"]));
         let many = |count: usize| thinned(vec![mark("1", &["1/1"]); count]).len();
         assert_eq!((many(MOST_PENDING), many(MOST_PENDING + 1)), (32, 25));
     }

@@ -209,22 +209,18 @@ impl Fields<'_> {
     }
 
     fn lookback(&mut self) -> Option<Lookback> {
-        match self.object.get("lookback")? {
-            Value::Number(number) => {
-                let distance = number.as_u64();
-                if distance.is_none() {
-                    self.mistake("`lookback` is neither a duration nor a whole number from 0 on");
-                }
-                distance.map(Lookback::Number)
+        if let Value::Number(number) = self.object.get("lookback")? {
+            let distance = number.as_u64();
+            if distance.is_none() {
+                self.mistake("`lookback` is neither a duration nor a whole number from 0 on");
             }
-            _ => {
-                let length = self.duration("lookback")?;
-                if length > LONGEST_LOOKBACK {
-                    self.mistake("`lookback` is longer than 100 years");
-                }
-                Some(Lookback::Time(length))
-            }
+            return distance.map(Lookback::Number);
         }
+        let length = self.duration("lookback")?;
+        if length > LONGEST_LOOKBACK {
+            self.mistake("`lookback` is longer than 100 years");
+        }
+        Some(Lookback::Time(length))
     }
 
     fn settle(&mut self) -> Duration {

@@ -119,10 +119,27 @@ pub fn decide(
         }
         (Some(reason), None) => Ok(Decision::initial(reason)),
         (_, evolution) => {
+            tells_keys_apart(situation, destination)?;
             let reason = reason(situation, remembered, &progress);
             Ok(Decision::Merge { progress: Box::new(progress), reason, evolution })
         }
     }
+}
+
+/// Fails where a merge, for which any unique index on the unique columns serves, would go by one that
+/// takes two keys of the source for one.
+fn tells_keys_apart(situation: &Situation, destination: &DestinationTable) -> Result<()> {
+    let key = &situation.shape.unique_columns;
+    let coarse = destination.unique_indexes.iter().find(|index| index.equates && index.covers(key));
+    coarse.map_or(Ok(()), |index| {
+        Err(Error::table(format!(
+            "the unique index `{}` of `{}` at the destination takes different values for equal, by \
+             its collation: rows would be merged over others",
+            index.name,
+            situation.table.plain()
+        ))
+        .hint("drop it, or make it anew with a collation that is deterministic"))
+    })
 }
 
 fn reason(situation: &Situation, remembered: &Remembered, progress: &Progress) -> String {

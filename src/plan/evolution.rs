@@ -268,6 +268,7 @@ mod tests {
             columns: vec![column.to_owned()],
             immediate: true,
             nulls_not_distinct: false,
+            equates: false,
         };
         let mut was = Setting::new(MERGED, true);
         was.destination.unique_indexes = vec![index("c"), index("d")];

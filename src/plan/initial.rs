@@ -161,7 +161,12 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     for statement in swap::prepare(new, &kept) {
         steps.push(keeping(situation, statement));
     }
-    steps.push(Step::destination("analyze the new table", ddl::analyze(new)));
+    let analyze = Step::destination("analyze the new table", ddl::analyze(new));
+    steps.push(match first.dependents {
+        // Of the views there, this is the last look: they are gone once the table is ours.
+        Some(there) => analyze.still(sql::dependents::digest_of(table), there.digest.clone()),
+        None => analyze,
+    });
     if let Some(dependents) = first.dependents {
         let columns = shape.destination_columns();
         let columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -174,6 +179,7 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
                 session::lock_exclusively(&swap::drop_views(dependents), &all),
             )
             .result(Outcome::Patient)
+            .still(sql::dependents::own_digest_of(table), dependents.own_digest.clone())
             .hint(
                 "somebody keeps a transaction open that has read it; sync again when it has ended",
             ),

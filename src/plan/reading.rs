@@ -5,6 +5,7 @@ use crate::fault::{Fault, planted};
 use crate::receipt::Progress;
 use crate::sql::copy::or_in_tables;
 use crate::table::{SourceTable, Storage};
+use crate::watermark::Seen;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::{self, Position};
 
@@ -25,7 +26,7 @@ pub struct Since {
 #[must_use]
 pub fn since(
     before: &Progress,
-    (key, mark): (Option<&Key>, Option<&str>),
+    (key, mark): (Option<&Key>, Seen<&str>),
     source: &SourceTable,
     now: &Position,
 ) -> Since {
@@ -34,7 +35,7 @@ pub fn since(
     let start = before.watermark.start.as_deref();
     let from = key
         .zip(start)
-        .filter(|(key, start)| !key.is_at_the_bottom(start))
+        .filter(|(key, start)| !key.is_at_the_bottom(start) && mark != Seen::NoKey)
         .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
         Some(why) => Err(why.to_owned()),
@@ -68,11 +69,18 @@ pub fn since(
         return since;
     }
     let mut condition = conditions.join(" AND ");
-    if let Some(((key, mark), start)) = key.zip(mark).zip(start)
-        && let Some(back) = key.went_back(mark, start, since_then(before, source, now).as_deref())
+    let kept = before.watermark.pending.iter().map(|mark| mark.key.as_str());
+    let marks: Vec<&str> = match mark {
+        Seen::Key(mark) => std::iter::once(mark).chain(kept).collect(),
+        Seen::Nothing => kept.collect(),
+        Seen::NoKey => Vec::new(),
+    };
+    if let Some((key, start)) = key.zip(start)
+        && let Some((least, back)) =
+            key.went_back(&marks, start, since_then(before, source, now).as_deref())
     {
         since.details.push(format!(
-            "the greatest replication key may have gone back: {mark} now, {start} before"
+            "the greatest replication key may have gone back: {least} now, {start} before"
         ));
         condition = format!("({condition}) OR ({back})");
     }
@@ -135,7 +143,8 @@ pub fn unseen(
 
 /// The tables with rows of this one that are new since, or whose rows were rewritten: attached
 /// partitions and reloaded tables may hold old keys and old transactions.
-fn moved(before: &Progress, source: &SourceTable, now: &Position) -> Vec<u32> {
+#[must_use]
+pub fn moved(before: &Progress, source: &SourceTable, now: &Position) -> Vec<u32> {
     let Some(known) = &before.storage else { return Vec::new() };
     if planted(Fault::StorageIgnored) {
         return Vec::new();
@@ -209,7 +218,7 @@ mod tests {
     fn rows_are_read_from_the_watermark_less_the_lookback_and_unchanged_ones_are_not() {
         let key = key();
         let read = |before: &Progress, key: Option<&Key>, source: &SourceTable| {
-            since(before, (key, None), source, &position(None)).condition
+            since(before, (key, Seen::Nothing), source, &position(None)).condition
         };
         let from = "(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL)";
         let whole = before(Some("7"), &PARTS);
@@ -231,7 +240,7 @@ mod tests {
         let set = Progress { watermark_set_in: Some(set_in.clone()), ..before(Some("7"), &PARTS) };
         let read = |before: &Progress, mark| {
             let key = key();
-            since(before, (Some(&key), Some(mark)), &source(&PARTS), &position(None)).condition
+            since(before, (Some(&key), Seen::Key(mark)), &source(&PARTS), &position(None)).condition
         };
         let usual = format!("(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL) AND {RECENT}");
         assert_eq!(read(&set, "7"), Some(usual.clone()));
@@ -249,14 +258,15 @@ mod tests {
     #[test]
     fn new_parts_are_read_whole_and_so_is_a_table_that_was_rewritten() {
         let old = before(None, &PARTS[..1]);
-        let read = since(&old, (None, None), &source(&PARTS), &position(None));
+        let read = since(&old, (None, Seen::Nothing), &source(&PARTS), &position(None));
         assert_eq!(read.condition, Some(format!("({RECENT}) OR tableoid IN (2)")));
         assert!(read.notes[0].starts_with("one part of it is new"), "{read:?}");
         let rewritten = [part(1, 11)];
-        let read = since(&old, (None, None), &source(&rewritten), &position(None));
+        let read = since(&old, (None, Seen::Nothing), &source(&rewritten), &position(None));
         assert_eq!(read.condition, None);
         assert!(read.notes[0].contains("all rows are read"), "{read:?}");
-        let idle = since(&before(None, &PARTS), (None, None), &source(&PARTS), &position(None));
+        let idle =
+            since(&before(None, &PARTS), (None, Seen::Nothing), &source(&PARTS), &position(None));
         assert_eq!((idle.notes.len(), idle.details.len()), (0, 0));
     }
 

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, did_you_mean};
 use crate::mapping::{self, Transfer};
 use crate::receipt::{CopiedColumn, Origin, SourceIdentity};
 use crate::sql::copy::{Format, Selected, Selection};
-use crate::table::{Column, DELETED_AT, SourceColumn, SourceTable};
+use crate::table::{Column, DELETED_AT, Kind, SourceColumn, SourceTable};
 use crate::watermark::key::{KEY_TYPES, Key, KeyType};
 
 /// What the destination table shall look like, and how its rows are read.
@@ -73,14 +73,13 @@ impl Shape {
     }
 }
 
-/// What a copy made now is made with. Of the source it is told the system identifier, where the host
-/// tells it, else where it is reached, and the database.
+/// What a copy made now is made with.
 #[must_use]
 pub fn origin(
     rule: &Rule,
     source: &SourceTable,
     shape: &Shape,
-    (system_identifier, address, database): (Option<&str>, Option<&str>, &str),
+    identity: SourceIdentity,
 ) -> Origin {
     let copied = |name: &str| {
         let column = source.column(name)?;
@@ -94,13 +93,7 @@ pub fn origin(
     };
     let key = rule.replication_key.as_ref().filter(|_| rule.mode.has_key());
     Origin {
-        source: SourceIdentity {
-            system_identifier: system_identifier.map(str::to_owned),
-            address: address.map(str::to_owned),
-            database: database.to_owned(),
-            schema: source.name.schema.clone(),
-            table: source.name.name.clone(),
-        },
+        source: identity,
         source_table_oid: source.oid,
         mode: rule.mode.name().to_owned(),
         replication_key: key.map(|key| key.name().to_owned()),
@@ -108,7 +101,7 @@ pub fn origin(
         columns: shape.names().into_iter().filter_map(copied).collect(),
         last_column: source.columns.iter().map(|column| column.number).max(),
         filter: rule.filter.clone(),
-        definition: source.definition.clone(),
+        definition: Some(source.definition.clone()),
     }
 }
 
@@ -242,6 +235,11 @@ fn key(rule: &Rule, source: &SourceTable) -> Result<Option<Key>> {
     };
     let column = find(source, name, "replication_key")?;
     travels(rule, name, "replication_key")?;
+    // It shows what its last REFRESH saw, whose transactions in flight nobody knows any more. Which of its
+    // rows are new is told by the REFRESH itself.
+    if source.kind == Kind::MaterializedView && source.lacks_xmin().is_none() {
+        return Ok(None);
+    }
     let Some(key_type) = KeyType::of(&column.data_type) else {
         return Err(Error::table(format!(
             "the replication key `{}` of `{}` is {}, which cannot serve as one",

@@ -1,7 +1,7 @@
 //! Tests of plans as values, and one table at both ends for tests of what is made from it.
 
 use super::*;
-use crate::receipt::{Progress, Receipt, VERSION};
+use crate::receipt::{Progress, Receipt, SourceIdentity, VERSION};
 use crate::sql::digest::Digest;
 use crate::table::{BaseType, Column, DataType, Kind, SourceColumn, SourceIndex};
 
@@ -66,7 +66,15 @@ impl Setting {
 
     fn of(rule: Rule, source: SourceTable) -> Self {
         let shape = shape(&rule, &source, 17_00_00).unwrap();
-        let origin = origin(&rule, &source, &shape, (Some("7"), None, "shop"));
+        let identity = SourceIdentity {
+            system_identifier: Some("7".to_owned()),
+            address: None,
+            database: "shop".to_owned(),
+            database_oid: Some(1),
+            schema: source.name.schema.clone(),
+            table: source.name.name.clone(),
+        };
+        let origin = origin(&rule, &source, &shape, identity);
         let destination = DestinationTable {
             name: Qualified::new("copies", "t"),
             kind: Kind::Table,
@@ -79,6 +87,7 @@ impl Setting {
                 columns: vec!["id".to_owned()],
                 immediate: true,
                 nulls_not_distinct: false,
+                equates: false,
             }],
             comment: None,
             inherits: false,

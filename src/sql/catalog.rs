@@ -16,6 +16,7 @@ pub const SERVER: &str = "\
 SELECT json_build_object(
   'version', current_setting('server_version_num')::integer,
   'database', current_database(),
+  'database_oid', (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()),
   'user', current_user,
   'running_since', pg_postmaster_start_time(),
   'process', pg_backend_pid(),
@@ -23,6 +24,7 @@ SELECT json_build_object(
     SELECT extract(epoch FROM clock_timestamp() - a.backend_start)
     FROM pg_stat_get_activity(pg_backend_pid()) a),
   'met_at', clock_timestamp(),
+  'next_transaction', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
   'in_recovery', pg_is_in_recovery())";
 
 /// The cluster's own number. Some hosts forbid the question.
@@ -284,20 +286,42 @@ WITH RECURSIVE made_from (whole, oid) AS (
 SELECT json_build_object('oid', made_from.whole::bigint, 'digest',
   hashtextextended(string_agg(part.text, E'\\n' ORDER BY made_from.oid, part.text), 0)::text)
 FROM made_from CROSS JOIN LATERAL (
-  SELECT r.ev_action::text FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class
+  SELECT concat_ws(' ', r.ev_action, v.relowner, v.reloptions)
+  FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class
   WHERE r.ev_class = made_from.oid AND r.rulename = '_RETURN' AND v.relkind = 'v'
   UNION ALL
   SELECT concat_ws(' ', f.ftserver, s.srvoptions, f.ftoptions)
   FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = made_from.oid
   UNION ALL
-  SELECT concat_ws(' ', p.polname, p.polpermissive, p.polqual)
+  SELECT concat_ws(' ', p.polname, p.polpermissive, p.polqual, p.polroles, t.relforcerowsecurity)
   FROM pg_policy p JOIN pg_class t ON t.oid = p.polrelid
   WHERE p.polrelid = made_from.oid AND p.polcmd IN ('r', '*') AND t.relrowsecurity
-    AND EXISTS (SELECT FROM unnest(p.polroles) AS role (oid)
-      WHERE CASE WHEN role.oid = 0 THEN true ELSE pg_has_role(role.oid, 'USAGE') END)
+    AND (made_from.oid <> made_from.whole OR EXISTS (
+      SELECT FROM unnest(p.polroles) AS role (oid)
+      WHERE CASE WHEN role.oid = 0 THEN true ELSE pg_has_role(role.oid, 'USAGE') END))
+  UNION ALL
+  SELECT concat_ws(' ', f.oid, f.prosrc, to_jsonb(f) ->> 'prosqlbody', f.proconfig, f.prosecdef)
+  FROM pg_proc f
+  WHERE f.oid >= {FIRST_USER_OID} AND f.oid IN (
+    SELECT d.refobjid FROM pg_depend d
+    WHERE d.refclassid = 'pg_proc'::regclass AND (
+      d.classid = 'pg_rewrite'::regclass AND d.objid IN (
+        SELECT r.oid FROM pg_rewrite r WHERE r.ev_class = made_from.oid)
+      OR d.classid = 'pg_policy'::regclass AND d.objid IN (
+        SELECT p.oid FROM pg_policy p WHERE p.polrelid = made_from.oid)))
   OFFSET 0) AS part (text)
 GROUP BY made_from.whole",
         oids(relations)
+    )
+}
+
+/// The object identifiers of those tables whose files are empty, one a row.
+#[must_use]
+pub fn empty_parts(tables: &[u32]) -> String {
+    format!(
+        "SELECT t.oid FROM unnest({}) AS t (oid) JOIN pg_class c ON c.oid = t.oid\n\
+         WHERE c.relkind IN ('r', 'm') AND pg_relation_size(t.oid) = 0",
+        oids(tables)
     )
 }
 
@@ -349,13 +373,18 @@ SELECT json_build_object(
   'columns', (
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,
-      'data_type', format_type(a.atttypid, a.atttypmod),
+      'data_type', concat_ws(' COLLATE ', format_type(a.atttypid, a.atttypmod), (
+        SELECT k.collname FROM pg_collation k
+        WHERE k.oid = a.attcollation AND NOT k.collisdeterministic)),
       'not_null', a.attnotnull) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'unique_indexes', coalesce((
     SELECT json_agg(json_build_object(
       'name', x.relname,
+      'equates', EXISTS (
+        SELECT FROM pg_collation k
+        WHERE k.oid = ANY (i.indcollation::oid[]) AND NOT k.collisdeterministic),
       'columns', {KEY_COLUMNS},
       'immediate', i.indimmediate,
       'nulls_not_distinct', coalesce((to_jsonb(i)->>'indnullsnotdistinct')::boolean, false)))

@@ -179,6 +179,21 @@ WHERE n.nspname = {schema} AND c.relname = {name}",
     )
 }
 
+/// The question what all of that reads as, short: another text where anything has changed.
+#[must_use]
+pub fn digest_of(table: &Qualified) -> String {
+    format!("SELECT md5(found.document::text) FROM (\n{}\n) AS found (document)", of(table))
+}
+
+/// The same without the views.
+#[must_use]
+pub fn own_digest_of(table: &Qualified) -> String {
+    format!(
+        "SELECT md5((found.document::jsonb - 'views')::text) FROM (\n{}\n) AS found (document)",
+        of(table)
+    )
+}
+
 /// A relation's comments, one a column and one for itself, as a JSON array.
 fn comments(relation: &str) -> String {
     format!(

@@ -42,7 +42,8 @@ pub const UNKNOWN: &str = "unknown";
 pub const WITH_ROWS: &str = "rows";
 
 /// Reads the receipts of these tables: a row each, if there is one, with the table's name, the
-/// version, the JSON, and NULL, [`REPLACED`], [`REWRITTEN`], [`UNKNOWN`] or [`WITH_ROWS`].
+/// version, the JSON, NULL, [`REPLACED`], [`REWRITTEN`], [`UNKNOWN`] or [`WITH_ROWS`], and the transaction
+/// that wrote it.
 #[must_use]
 pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
     format!(
@@ -50,7 +51,8 @@ pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
          CASE WHEN beside[1] IS DISTINCT FROM r.tableoid::text THEN '{UNKNOWN}'\n    \
          WHEN beside[2] <> c.oid::text THEN '{REPLACED}'\n    \
          WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}'\n    \
-         WHEN beside[4] = '{WITH_ROWS}' THEN '{WITH_ROWS}' END\n\
+         WHEN beside[4] = '{WITH_ROWS}' THEN '{WITH_ROWS}' END,\n  \
+         r.xmin::text\n\
          FROM {receipts} r\n\
          CROSS JOIN LATERAL string_to_array(to_jsonb(r) ->> '{WRITTEN_BESIDE}', '/') AS beside\n\
          LEFT JOIN pg_class c ON c.relname = r.table_name\n  \

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::Request;
 use super::marks::Marks;
-use super::table::next_receipt;
+use super::table::{After, next_receipt};
 use crate::catalog;
 use crate::config::{Mode, Pipeline, Rule};
 use crate::connections::Connections;
@@ -24,7 +24,7 @@ use crate::receipt::Receipt;
 use crate::report::Log;
 use crate::sql::Qualified;
 use crate::sql::session::Patience;
-use crate::state::{self, Beside, WrittenBeside};
+use crate::state::{self, Beside, Written, WrittenBeside};
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
 
 /// How many tables are looked at together.
@@ -54,7 +54,7 @@ pub(super) fn candidates<'a>(request: &Request, rules: &[&'a Rule]) -> Vec<&'a R
 ///
 /// No lock is taken: where another run is at work on one, this is what it has committed.
 pub(super) struct Here {
-    receipts: BTreeMap<String, (Receipt, WrittenBeside)>,
+    receipts: BTreeMap<String, (Receipt, WrittenBeside, Option<u32>)>,
     relations: BTreeMap<String, DestinationTable>,
 }
 
@@ -73,8 +73,10 @@ impl Here {
         let receipts = state::receipts(destination, &Qualified::new(schema, RECEIPTS), &names)?;
         let receipts = receipts
             .into_iter()
-            .filter(|(_, _, beside)| beside.is_it())
-            .filter_map(|(table, found, beside)| Some((table, (found.ok()?, beside))))
+            .filter(|(_, written)| written.beside.is_it())
+            .filter_map(|(table, Written { receipt, beside, transaction })| {
+                Some((table, (receipt?.ok()?, beside, transaction)))
+            })
             .collect();
         let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
         let relations: Vec<&str> =
@@ -147,7 +149,10 @@ fn question<'a>(
     marks: &Marks,
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
-    let (receipt, written_beside) = here.receipts.remove(&table.name)?;
+    let (receipt, written_beside, written_in) = here.receipts.remove(&table.name)?;
+    if written_in.is_some_and(|writer| marks.may_be_older_than(writer)) {
+        return None;
+    }
     let small = there.estimated_bytes <= SMALL_BYTES;
     // To change a file, or to remove one, is for who holds the table's lock.
     let beside = state::beside(&pipeline.directory, &table.name, &receipt);
@@ -171,16 +176,17 @@ fn question<'a>(
     {
         return None;
     }
-    let mark = marks.key_of(&table.name, situation.source.oid);
+    let mark = marks.key_of(&table.name, situation.source.oid, source);
     let position = source.position(situation.source, None);
     let since = plan::since(&progress, (key, mark), situation.source, &position);
-    if key.is_none() && !small {
+    if (key.is_none() || since.condition.is_none()) && !small {
         return None;
     }
-    let condition = since.condition.clone()?;
-    let next = next_receipt(&pipeline.name, &situation, &progress, (source, marks));
+    let condition = since.condition.clone();
+    let after = After { marks, began: Some(situation.source), written_in, reads_parts: false };
+    let next = next_receipt(&pipeline.name, &situation, &progress, source, &after);
     let known = receipt.origin == next.origin && progress.serves_as_well_as(&next.progress);
-    let selection = situation.shape.selection(rule, situation.source, Some(condition));
+    let selection = situation.shape.selection(rule, situation.source, condition);
     let merge = Merge {
         reason,
         since: Some(since),

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::catalog;
 use crate::config::Rule;
-use crate::db::Session;
+use crate::db::{Server, Session};
 use crate::error::Result;
 use crate::plan;
 use crate::report::Log;
 use crate::sql::session::Patience;
 use crate::table::SourceTable;
-use crate::watermark::{Activity, Mark};
+use crate::watermark::{Activity, Mark, Seen, Watermark};
 
 /// The first pause between two looks at the transactions in flight.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -24,19 +24,26 @@ pub(super) struct Marks {
     keys: BTreeMap<String, Greatest>,
     in_flight: BTreeSet<String>,
     /// Read after the marks were taken, and before any snapshot of this run.
-    pub(super) still_active: Activity,
+    still_active: Activity,
+    /// Whose they are.
+    source: Server,
+    /// The next transaction id of the destination, before any of this was read.
+    written_before: u64,
 }
 
 struct Greatest {
     oid: u32,
-    key: String,
+    /// None where the table held none.
+    key: Option<String>,
 }
 
 impl Marks {
     /// Takes the mark of every table that has a column as its replication key, then waits for the
-    /// transactions in flight to end, no longer than `settle`.
+    /// transactions in flight to end, no longer than `settle`. Receipts of transactions of the
+    /// destination below `written_before` are older than the marks.
     pub(super) fn take(
         source: &mut Session,
+        written_before: u64,
         tables: &BTreeMap<String, SourceTable>,
         rules: &[&Rule],
         log: &Log,
@@ -55,23 +62,59 @@ impl Marks {
             pause = (pause * 2).min(LONGEST_LOOK);
             still_active = catalog::activity(source)?;
         }
-        let marks = Self { keys, in_flight, still_active };
+        let source_then = source.server.clone();
+        let marks = Self { keys, in_flight, still_active, source: source_then, written_before };
         marks.comment(source, log);
         Ok(marks)
     }
 
-    /// The mark of a table, by its name at the destination: one source may be copied by several keys.
-    /// There is none where it holds no key, and none where the table was
-    /// made again since: what was true of the old one's keys is not of the new one's.
-    pub(super) fn of(&self, table: &str, oid: u32) -> Option<Mark> {
-        let key = self.key_of(table, oid)?.to_owned();
-        Some(Mark { key, in_flight: self.in_flight.clone() })
+    /// The greatest key of a table when its mark was taken, by its name at the destination: one source
+    /// may be copied by several keys. Nothing is known where the table was made again since, or where
+    /// another server answers now: what was true of the old one's keys is not of the new one's.
+    pub(super) fn key_of(&self, table: &str, oid: u32, source: &Server) -> Seen<&str> {
+        match self.keys.get(table) {
+            Some(greatest) if greatest.oid == oid && self.source.has_gone_on_as(source) => {
+                greatest.key.as_deref().map_or(Seen::NoKey, Seen::Key)
+            }
+            _ => Seen::Nothing,
+        }
     }
 
-    /// The greatest key of that table, as of its mark.
-    pub(super) fn key_of(&self, table: &str, oid: u32) -> Option<&str> {
-        let greatest = self.keys.get(table).filter(|greatest| greatest.oid == oid)?;
-        Some(&greatest.key)
+    /// The watermark of that table after a sync that went on from `before`, which stands in a receipt
+    /// that the transaction `written_in` of the destination wrote.
+    pub(super) fn advance(
+        &self,
+        (table, oid): (&str, u32),
+        source: &Server,
+        before: &Watermark,
+        written_in: Option<u32>,
+    ) -> Watermark {
+        let meanwhile = written_in.is_some_and(|writer| self.may_be_older_than(writer));
+        if meanwhile || !self.source.has_gone_on_as(source) {
+            return before.clone();
+        }
+        let new = match self.key_of(table, oid, source) {
+            Seen::Key(key) => {
+                Seen::Key(Mark { key: key.to_owned(), in_flight: self.in_flight.clone() })
+            }
+            Seen::NoKey => Seen::NoKey,
+            Seen::Nothing => Seen::Nothing,
+        };
+        before.advance(new, &self.still_active)
+    }
+
+    /// Whether another run may have written a receipt, in this transaction of the destination, after the
+    /// marks were taken.
+    pub(super) fn may_be_older_than(&self, writer: u32) -> bool {
+        let began = u32::try_from(self.written_before % (1 << 32)).unwrap_or_default();
+        // Ids go round: half of them are younger than any.
+        writer.wrapping_sub(began) < 1 << 31
+    }
+
+    /// How many transactions in flight keep the marks from being safe yet.
+    pub(super) fn are_safe(&self) -> bool {
+        self.still_active.prepared.is_empty()
+            && self.in_flight.is_disjoint(&self.still_active.transactions)
     }
 
     fn comment(&self, source: &Session, log: &Log) {
@@ -116,9 +159,9 @@ fn greatest_keys(
     let questions: Vec<String> = wanted.iter().map(|(_, _, question)| question.clone()).collect();
     let purpose = "read the greatest replication keys";
     let answers = source.answers(purpose, &questions, Patience::Long)?;
-    // Without an answer the table holds no key, or may not be read; its own turn says so.
+    // Without an answer it may not be read, or is held by somebody; its own turn says so.
     let found = wanted.into_iter().zip(answers).filter_map(|((name, oid, _), rows)| {
-        let key = rows?.pop()?.pop()??;
+        let key = rows?.pop().and_then(|mut row| row.pop()).flatten();
         Some((name, Greatest { oid, key }))
     });
     Ok(found.collect())

@@ -34,7 +34,9 @@ pub fn preview(
         let (source, destination) = connections.both()?;
         two_places(pipeline, &source.server, &destination.server)?;
         let first = preparation(destination, &pipeline.destination.schema)?;
-        Ok((first, look_around(source, &pipeline.source.schema, &rules, log)?))
+        let next_transaction = destination.server.next_transaction;
+        let schema = &pipeline.source.schema;
+        Ok((first, look_around(source, next_transaction, schema, &rules, log)?))
     })?;
     begin(first);
     let pg_dump = Installed::for_source(&pipeline.source, connections.both()?.0.server.version);

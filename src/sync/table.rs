@@ -24,6 +24,7 @@ use crate::sql::session::Patience;
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
 use crate::table::SourceTable;
+use crate::watermark::Seen;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::Position;
 
@@ -159,13 +160,16 @@ impl TableSync<'_> {
             Decision::Merge { progress, reason, evolution } => {
                 let evolution = evolution.as_deref();
                 let there = evolution.map(|evolution| &evolution.destination);
-                let situation =
-                    Situation { destination: there.or(situation.destination), ..*situation };
+                let destination = there.or(situation.destination);
+                let mark = self.mark(situation, &progress)?;
+                let source = self.without_empty_parts(situation, &progress, &mark)?;
+                let situation = Situation { destination, source: &source, ..*situation };
                 let situation = &situation;
                 let watch = self.watch(situation.source)?;
                 let key = situation.shape.key.as_ref();
+                let reads_parts = key.is_none() || mark == Seen::NoKey || self.marks.are_safe();
                 let key = key.filter(|_| !evolution.is_some_and(Evolution::adds));
-                let since = self.since(situation, &progress, key)?;
+                let since = self.since(situation, &progress, (key, mark))?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
                 let reconciled_at = match &reconciliation {
                     Some(_) => self.now_if_spaced_out(),
@@ -174,7 +178,10 @@ impl TableSync<'_> {
                 let tells = plan::tells_what_is_newer(self.rule, situation.source);
                 // Where all rows were compared and need not have been, the next sync is to know.
                 let noted = watch.is_none() || since.is_some() || !tells;
-                let receipt = self.receipt(situation, &progress, reconciled_at, watch);
+                let written_in = found.written_in;
+                let mut receipt = self.receipt(situation, &progress, (written_in, reads_parts));
+                receipt.progress.reconciled_at = reconciled_at;
+                receipt.progress.destination = watch;
                 let known = noted
                     && found.written_beside_it
                     && found.receipt.as_ref().is_some_and(|there| {
@@ -201,14 +208,20 @@ impl TableSync<'_> {
             }
             Decision::Copy { sync_type, reason, unasked } => {
                 let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
-                let receipt = self.receipt(situation, &Progress::default(), now, watch);
+                let before = Progress::default();
+                let mark = self.mark(situation, &before)?;
+                let source = self.without_empty_parts(situation, &before, &mark)?;
+                let situation = &Situation { source: &source, ..*situation };
+                let mut receipt = self.receipt(situation, &before, (None, true));
+                receipt.progress.reconciled_at = now;
+                receipt.progress.destination = watch;
                 let dependents = match situation.destination {
                     Some(_) => catalog::dependents(self.destination, self.table, Patience::Long)?,
                     None => None,
                 };
-                let before = found.receipt.as_ref().map(|receipt| &receipt.origin);
+                let copied = found.receipt.as_ref().map(|receipt| &receipt.origin);
                 let same_rule =
-                    before.is_none_or(|before| before.is_of_the_same_rule(situation.origin));
+                    copied.is_none_or(|copied| copied.is_of_the_same_rule(situation.origin));
                 let first = First {
                     unasked: unasked && same_rule,
                     dependents: dependents.as_ref(),
@@ -233,12 +246,16 @@ impl TableSync<'_> {
         &mut self,
         situation: &Situation,
         before: &Progress,
-        key: Option<&Key>,
+        (key, mark): (Option<&Key>, Seen<String>),
     ) -> Result<Option<Since>> {
         let source = situation.source;
-        let mark = self.greatest_key(situation, before)?;
         let position = self.source.server.position(source, None);
-        let since = plan::since(before, (key, mark.as_deref()), source, &position);
+        let mark = match &mark {
+            Seen::Key(key) => Seen::Key(key.as_str()),
+            Seen::NoKey => Seen::NoKey,
+            Seen::Nothing => Seen::Nothing,
+        };
+        let since = plan::since(before, (key, mark), source, &position);
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
@@ -256,16 +273,43 @@ impl TableSync<'_> {
 
     /// The greatest key of the table's mark. Where the watermark may lie above it, another run may have
     /// set it there meanwhile, so that it is the snapshot that counts.
-    fn greatest_key(&mut self, situation: &Situation, before: &Progress) -> Result<Option<String>> {
+    fn mark(&mut self, situation: &Situation, before: &Progress) -> Result<Seen<String>> {
         let source = situation.source;
-        let mark = self.marks.key_of(&situation.table.name, source.oid);
-        let marked = situation.shape.key.as_ref().zip(mark).zip(before.watermark.start.as_ref());
-        match marked {
-            Some(((key, mark), start)) if key.may_have_gone_back(mark, start) => {
-                self.source.value("read the greatest replication key", &key.greatest(&source.name))
+        let mark = self.marks.key_of(&situation.table.name, source.oid, &self.source.server);
+        let key = situation.shape.key.as_ref();
+        Ok(match (mark, key.zip(before.watermark.start.as_ref())) {
+            (Seen::Key(mark), Some((key, start))) if key.may_have_gone_back(mark, start) => {
+                let question = key.greatest(&source.name);
+                let now = self.source.value("read the greatest replication key", &question)?;
+                now.map_or(Seen::NoKey, Seen::Key)
             }
-            _ => Ok(mark.map(str::to_owned)),
+            (Seen::Key(mark), _) => Seen::Key(mark.to_owned()),
+            (Seen::NoKey, _) => Seen::NoKey,
+            (Seen::Nothing, _) => Seen::Nothing,
+        })
+    }
+
+    /// The source table without those of its parts, new or rewritten since, that hold nothing yet: they are
+    /// new once they hold something, whatever its key is.
+    fn without_empty_parts(
+        &mut self,
+        situation: &Situation,
+        before: &Progress,
+        mark: &Seen<String>,
+    ) -> Result<SourceTable> {
+        let mut source = situation.source.clone();
+        let now = self.source.server.position(&source, None);
+        let new = match before.storage {
+            Some(_) => plan::moved(before, &source, &now),
+            // What is written to a table of one part is newer than its mark.
+            None if source.storage.len() == 1 => Vec::new(),
+            None => source.storage.iter().map(|part| part.oid).collect(),
+        };
+        if situation.shape.key.is_some() && *mark != Seen::NoKey && !new.is_empty() {
+            let empty = catalog::empty_parts(self.source, &new)?;
+            source.storage.retain(|part| !empty.contains(&part.oid));
         }
+        Ok(source)
     }
 
     /// What a receipt says of the destination, so that the next diff, or verify, knows whether
@@ -313,14 +357,10 @@ impl TableSync<'_> {
         &self,
         situation: &Situation,
         before: &Progress,
-        reconciled_at: Option<Timestamp>,
-        destination: Option<Watch>,
+        (written_in, reads_parts): (Option<u32>, bool),
     ) -> Receipt {
-        let at_source = (&self.source.server, self.marks);
-        let mut receipt = next_receipt(&self.pipeline.name, situation, before, at_source);
-        receipt.progress.reconciled_at = reconciled_at;
-        receipt.progress.destination = destination;
-        receipt
+        let after = After { marks: self.marks, began: self.before, written_in, reads_parts };
+        next_receipt(&self.pipeline.name, situation, before, &self.source.server, &after)
     }
 
     /// What a receipt says of the time of a reconcile: nothing where each sync does one.
@@ -382,22 +422,43 @@ pub(super) fn begin(log: &Log, report: &mut TableReport, sync_type: SyncType, re
     log.info(Some(&report.name), &format!("{} sync: {reason}", sync_type.name()));
 }
 
+/// What a receipt says beside how far the sync before it had come.
+pub(super) struct After<'a> {
+    pub(super) marks: &'a Marks,
+    /// The source table as it was before the marks were taken.
+    pub(super) began: Option<&'a SourceTable>,
+    /// The transaction of the destination that wrote the receipt before.
+    pub(super) written_in: Option<u32>,
+    /// Whether parts of the table that are new or rewritten count as read from now on. Not where somebody
+    /// may be at work on them whose rows nothing else would find.
+    pub(super) reads_parts: bool,
+}
+
 /// The receipt of a sync that goes on from `before`, and that knows as much of the destination.
 pub(super) fn next_receipt(
     pipeline: &str,
     situation: &Situation,
     before: &Progress,
-    (server, marks): (&Server, &Marks),
+    server: &Server,
+    after: &After,
 ) -> Receipt {
     let source = situation.source;
-    let mark = marks.of(&situation.table.name, source.oid);
-    let watermark = before.watermark.advance(mark, &marks.still_active);
+    let table = (situation.table.name.as_str(), source.oid);
+    let watermark = after.marks.advance(table, server, &before.watermark, after.written_in);
     let position = server.position(source, watermark.start.clone());
     let set_in = if watermark.start == before.watermark.start {
         before.watermark_set_in.clone()
     } else {
-        Some(Position { unseen: None, ..position.clone() })
+        // Keys that went back since the mark was taken are not seen by it.
+        let at =
+            |began| Position { unseen: None, ..server.position(began, watermark.start.clone()) };
+        after.began.map(at)
     };
+    let mut storage = source.storage.clone();
+    if !after.reads_parts {
+        let moved = plan::moved(before, source, &position);
+        storage.retain(|part| !moved.contains(&part.oid));
+    }
     Receipt {
         version: VERSION,
         pipeline: pipeline.to_owned(),
@@ -406,7 +467,7 @@ pub(super) fn next_receipt(
             position: Some(position),
             watermark_set_in: set_in,
             watermark,
-            storage: Some(source.storage.clone()),
+            storage: Some(storage),
             lookback: situation.shape.key.as_ref().and_then(Key::reach),
             reconciled_at: before.reconciled_at,
             destination: before.destination.clone(),

@@ -7,6 +7,12 @@ use crate::sql::Qualified;
 /// Everything that would vanish with a table, or keep it from being dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Dependents {
+    /// What all of it reads as, short.
+    #[serde(skip)]
+    pub digest: String,
+    /// The same without the views.
+    #[serde(skip)]
+    pub own_digest: String,
     /// The role that owns the table.
     pub owner: String,
     /// Storage parameters, each `name=value`.
@@ -56,6 +62,8 @@ impl Dependents {
     /// Those of a table on which nobody has put anything.
     pub(crate) fn bare() -> Self {
         Self {
+            digest: "all".to_owned(),
+            own_digest: "own".to_owned(),
             owner: "owner".to_owned(),
             options: Vec::new(),
             replica_identity: 'd',

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::{Activity, Mark, Watermark};
+use super::{Activity, Mark, Seen, Watermark};
 
 /// Where keys come from.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +47,8 @@ struct Transaction {
 /// What a sync has done so far.
 enum Sync {
     Greatest(Option<u64>),
-    Mark(Option<Mark>),
-    Settled(Option<Mark>, Activity),
+    Mark(Seen<Mark>),
+    Settled(Seen<Mark>, Activity),
 }
 
 #[derive(Default)]
@@ -130,7 +130,8 @@ impl World {
             None => Some(Sync::Greatest(self.source.values().max().copied())),
             Some(Sync::Greatest(greatest)) => {
                 let in_flight: BTreeSet<String> = self.activity().transactions;
-                Some(Sync::Mark(greatest.map(|key| Mark { key: key.to_string(), in_flight })))
+                let mark = |key: u64| Mark { key: key.to_string(), in_flight };
+                Some(Sync::Mark(greatest.map_or(Seen::NoKey, |key| Seen::Key(mark(key)))))
             }
             Some(Sync::Mark(mark)) => Some(Sync::Settled(mark, self.activity())),
             Some(Sync::Settled(mark, still_active)) => {
@@ -141,7 +142,7 @@ impl World {
     }
 
     /// The snapshot, the merge and the receipt, which are one transaction at the destination.
-    fn copy(&mut self, mark: Option<Mark>, still_active: &Activity) {
+    fn copy(&mut self, mark: Seen<Mark>, still_active: &Activity) {
         let start: Option<u64> = self.receipt.start.as_ref().and_then(|key| key.parse().ok());
         let wanted = |key: u64| !self.copied || start.is_none_or(|start| key >= start);
         self.destination.extend(self.source.iter().filter(|(_, key)| wanted(**key)));

@@ -179,20 +179,36 @@ impl Key {
         copy::from_key(&self.column, &bound)
     }
 
-    /// The condition on what a sync reads as well where the greatest key is `mark` and the watermark
-    /// `start` lies above it: all rows, or those that meet the condition `since`. None where keys went
-    /// on, or have no way back.
+    /// The condition on what a sync reads as well where one of the `marks`, the greatest keys now and
+    /// before, lies below the watermark `start`: all rows, or those that meet the condition `since`. With
+    /// it, what they may have gone back to. None where keys went on, or have no way back.
     #[must_use]
-    pub fn went_back(&self, mark: &str, start: &str, since: Option<&str>) -> Option<String> {
-        if !self.may_have_gone_back(mark, start) {
-            return None;
+    pub fn went_back(
+        &self,
+        marks: &[&str],
+        start: &str,
+        since: Option<&str>,
+    ) -> Option<(String, String)> {
+        let mut below: Vec<&str> =
+            marks.iter().copied().filter(|mark| self.may_have_gone_back(mark, start)).collect();
+        let integers: Option<Vec<i64>> = below.iter().map(|mark| mark.parse().ok()).collect();
+        if let Some(least) = integers.and_then(|integers| integers.into_iter().min()) {
+            below = vec![below.into_iter().find(|mark| mark.parse() == Ok(least))?];
         }
-        // Of two that are no integers the server sees from the values alone how they lie.
-        let back = format!("{} < {}", self.literal(mark), self.literal(start));
-        Some(match since {
-            None => back,
-            Some(since) => format!("{back} AND {since}"),
-        })
+        // Of those that are no integers the server sees from the values alone how they lie.
+        let least = match &below[..] {
+            [] => return None,
+            [mark] => self.literal(mark),
+            many => {
+                let all: Vec<String> = many.iter().map(|mark| self.literal(mark)).collect();
+                format!("least({})", all.join(", "))
+            }
+        };
+        let mut back = format!("{least} < {}", self.literal(start));
+        if let Some(since) = since {
+            back = format!("{back} AND {since}");
+        }
+        Some((below.join(" or "), back))
     }
 
     /// Whether `mark` may lie below `start`, although keys grow.
@@ -316,19 +332,27 @@ mod tests {
     #[test]
     fn a_key_that_went_back_has_the_rows_read_that_it_hid() {
         let number = key(KeyType::Integer, "bigint", None);
-        assert_eq!(number.went_back("9", "9", None), None);
-        assert_eq!(number.went_back("10", "9", None), None, "numbers are no texts");
-        let back = "'9'::bigint < '10'::bigint";
-        assert_eq!(number.went_back("9", "10", Some("since")), Some(format!("{back} AND since")));
-        assert_eq!(number.went_back("9", "10", None).as_deref(), Some(back));
+        let back = |key: &Key, marks: &[&str], start, since| {
+            key.went_back(marks, start, since).map(|(_, condition)| condition)
+        };
+        assert_eq!(back(&number, &["9"], "9", None), None);
+        assert_eq!(back(&number, &["10"], "9", None), None, "numbers are no texts");
+        let below = "'9'::bigint < '10'::bigint";
+        let since = back(&number, &["9"], "10", Some("since"));
+        assert_eq!(since, Some(format!("{below} AND since")));
+        assert_eq!(back(&number, &["9"], "10", None).as_deref(), Some(below));
+        // One that is kept tells it as well, and the least tells most.
+        assert_eq!(back(&number, &["20", "12", "9", "9"], "10", None).as_deref(), Some(below));
         let numeric = key(KeyType::Numeric, "numeric", None);
-        assert_eq!(numeric.went_back("10", "9", None), None);
-        assert!(numeric.went_back("9.5", "9.25", None).is_some(), "the server knows");
+        assert_eq!(back(&numeric, &["10"], "9", None), None);
+        assert!(back(&numeric, &["9.5"], "9.25", None).is_some(), "the server knows");
+        let least = "least('9.5'::numeric, '10'::numeric, '8'::numeric) < '9.25'::numeric";
+        assert_eq!(back(&numeric, &["9.5", "10", "8"], "9.25", None).as_deref(), Some(least));
         for (key_type, mark, start) in [
             (KeyType::Text, "a", "b"),
             (KeyType::TimestampWithTimeZone, "2026-01-01 00:00:00+00", "2026-01-02 00:00:00+00"),
         ] {
-            assert_eq!(key(key_type, "its type", None).went_back(mark, start, None), None);
+            assert_eq!(back(&key(key_type, "its type", None), &[mark], start, None), None);
         }
     }
 

@@ -617,6 +617,75 @@ fn a_view_a_foreign_table_or_a_policy_that_is_altered_leads_to_a_new_copy() {
     case.at_source("ALTER TABLE r DISABLE ROW LEVEL SECURITY");
     case.sync().says("r-initial-NA");
     assert_eq!(count(&mut case, "r"), ["3"]);
+    case.at_source("ALTER TABLE r ENABLE ROW LEVEL SECURITY");
+    case.sync().says("r-initial-NA");
+    assert_eq!(count(&mut case, "r"), ["2"]);
+}
+
+#[test]
+fn whose_eyes_a_view_looks_through_and_what_its_functions_say_leads_to_a_new_copy() {
+    let rule = with(by("v", "at"), &json!({"unique_cols": ["id"], "lookback": 0}));
+    let mut case = Case::new(
+        "CREATE TABLE base (id int, at int, tenant int);
+         INSERT INTO base VALUES (1, 1, 1), (2, 2, 2), (3, 3, 1), (4, 9, 1), (5, 9, 2);
+         CREATE ROLE looker; GRANT SELECT ON base TO looker;
+         CREATE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 <> 3';
+         CREATE VIEW v AS SELECT id, at FROM base WHERE wanted(id);
+         ALTER TABLE base ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON base TO looker USING (tenant = 1);
+         GRANT SELECT ON v TO reader",
+        &json!([rule]),
+    );
+    case.sync();
+    let alterations = [
+        ("ALTER VIEW v OWNER TO looker", "2"),
+        ("ALTER POLICY p ON base USING (true)", "4"),
+        (
+            "CREATE OR REPLACE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 <> 4'",
+            "4",
+        ),
+        ("ALTER TABLE base DISABLE ROW LEVEL SECURITY; ALTER VIEW v OWNER TO postgres", "4"),
+    ];
+    for (alteration, rows) in alterations {
+        case.at_source(alteration);
+        case.sync().says("v-initial-NA");
+        assert_eq!(case.ask("SELECT count(*) FROM v"), [rows], "{alteration}");
+        case.verify(0);
+        case.sync().says("v-incremental-0");
+    }
+    case.at_source("ALTER VIEW v OWNER TO postgres; DROP OWNED BY looker; DROP ROLE looker");
+}
+
+#[test]
+fn a_database_that_was_put_back_from_a_template_leads_to_a_new_copy() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text, at timestamptz DEFAULT now());
+         INSERT INTO t SELECT n, 'old' FROM generate_series(1, 300) n",
+        &json!([by("t", "at"), {"name": "t", "destination_name": "d", "mode": "diff"}]),
+    );
+    case.sync();
+    let database = case.database.clone();
+    let saved = format!("{database}_saved");
+    let mut elsewhere = case.source_at("postgres");
+    let put = |elsewhere: &mut postgres::Client, name: &str, template: &str| {
+        let left = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{template}'"
+        );
+        elsewhere.simple_query(&left).expect("an end");
+        elsewhere
+            .batch_execute(&format!("CREATE DATABASE \"{name}\" TEMPLATE \"{template}\""))
+            .expect("a copy");
+    };
+    put(&mut elsewhere, &saved, &database);
+    case.source = case.another_source();
+    case.at_source("UPDATE t SET note = 'lost', at = now() WHERE id <= 50");
+    case.sync();
+    elsewhere.batch_execute(&format!("DROP DATABASE \"{database}\" WITH (FORCE)")).expect("gone");
+    put(&mut elsewhere, &database, &saved);
+    case.source = case.another_source();
+    case.at_source("INSERT INTO t VALUES (301, 'new')");
+    case.sync().says("was dropped and created again");
+    case.verify(0);
+    elsewhere.batch_execute(&format!("DROP DATABASE \"{saved}\"")).expect("gone");
 }
 
 #[test]

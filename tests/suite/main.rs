@@ -20,6 +20,7 @@ mod faults;
 mod incremental;
 mod init;
 mod initial;
+mod keys;
 mod login;
 mod network;
 mod plan;

@@ -220,3 +220,13 @@ fn a_kept_row_whose_key_came_back_unfound_follows_a_dropped_column() {
         ],
     });
 }
+
+#[test]
+fn labels_of_a_column_that_is_gone_call_for_no_copy_beside_another_enum() {
+    replay(&Story {
+        majors: (16, 13),
+        settle: "50ms",
+        tables: vec![9274, 6236, 1650],
+        steps: vec![("change_type", 3758), ("sync", 9738), ("drop_column", 90)],
+    });
+}

@@ -103,6 +103,30 @@ fn what_cannot_be_compared_with_the_key_of_now_keeps_no_table_from_its_sync() {
 }
 
 #[test]
+fn of_two_texts_nobody_knows_which_the_source_takes_for_the_older_one() {
+    let mut case = Case::new(
+        "CREATE TABLE orders (id int PRIMARY KEY, at text COLLATE \"C\");
+         INSERT INTO orders VALUES (1, 'B1')",
+        &json!([by("orders", "at")]),
+    );
+    case.sync();
+    let old = (case.ask("SELECT receipt FROM _sync_state"), case.read(FILE));
+    case.at_source("INSERT INTO orders SELECT n, 'a' || n FROM generate_series(2, 9) n");
+    case.sync();
+    // A destination that was put back, and one that was put forth.
+    let new = (case.ask("SELECT receipt FROM _sync_state"), case.read(FILE));
+    for (receipt, file) in [(&old.0, &new.1), (&new.0, &old.1)] {
+        case.at_destination(&format!(
+            "DELETE FROM orders WHERE id > 1; UPDATE _sync_state SET receipt = '{}'",
+            receipt[0]
+        ));
+        case.write(FILE, file);
+        case.sync().says("nothing tells the older text");
+        case.assert_equal("public.orders");
+    }
+}
+
+#[test]
 fn neither_receipt_nor_state_file_means_a_new_copy() {
     let mut case = orders();
     case.at_destination("DELETE FROM _sync_state; UPDATE orders SET note = 'spoilt'");

@@ -19,9 +19,9 @@ use incremental_replication::sql::{
 };
 use incremental_replication::table::dependent::Dependents;
 use incremental_replication::table::{DestinationTable, SourceTable};
-use incremental_replication::watermark::Watermark;
 use incremental_replication::watermark::key::Key;
 use incremental_replication::watermark::overlap::Position;
+use incremental_replication::watermark::{Seen, Watermark};
 use postgres::Client;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -100,6 +100,7 @@ impl Facts {
                 system_identifier: None,
                 address: None,
                 database: "shop".to_owned(),
+                database_oid: Some(1),
                 schema: "public".to_owned(),
                 table: self.rule.name.clone(),
             },
@@ -145,7 +146,7 @@ impl Facts {
                 lookback: shape.key.as_ref().and_then(Key::reach),
                 ..Progress::default()
             };
-            let key = (shape.key.as_ref(), Some(watermark));
+            let key = (shape.key.as_ref(), Seen::Key(watermark));
             let since = plan::since(&before, key, &self.source, &now);
             let depth = match (self.rule.mode, self.rule.deletes) {
                 (Mode::Diff, _) => Some(Depth::Rows),

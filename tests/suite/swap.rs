@@ -296,3 +296,50 @@ fn a_view_of_another_role_is_said_to_be_its_own() {
     case.sync();
     case.assert_equal("public.orders");
 }
+
+#[test]
+fn what_is_put_on_a_table_while_it_is_copied_survives() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    let mut reader = case.destination_superuser();
+    reader.batch_execute("BEGIN; SELECT FROM orders").expect("a reader");
+    let child = case.start(&["sync", "--full-refresh"]);
+    let mut watcher = case.destination_superuser();
+    let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+    while judge::column(&mut watcher, waits).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // Nothing of this waits for the reader, nor for who waits for it.
+    case.at_destination("GRANT SELECT ON orders TO pg_monitor");
+    reader.batch_execute("COMMIT").expect("an end");
+    Run::from(child.wait_with_output().expect("a run"))
+        .expect(0)
+        .says("somebody has put something on the old table meanwhile");
+    let granted = "SELECT has_table_privilege('pg_monitor', 'orders', 'SELECT')";
+    assert_eq!(case.ask(granted), ["t"]);
+    case.assert_nothing_left();
+}
+
+#[test]
+fn an_index_that_takes_different_keys_for_equal_is_no_place_to_merge_by() {
+    let mut case = Case::new(
+        "CREATE TABLE t (code text PRIMARY KEY, at int); INSERT INTO t VALUES ('A', 1), ('b', 2)",
+        &json!([by("t", "at")]),
+    );
+    let collation = "CREATE COLLATION coarse (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+    case.at_destination(collation);
+    case.sync();
+    case.at_destination("CREATE UNIQUE INDEX mine ON t (code COLLATE coarse)");
+    case.at_source("INSERT INTO t VALUES ('a', 3), ('c', 4)");
+    case.sync_fails(1).says(
+        "the unique index `mine` of `public.t` at the destination takes different values for equal",
+    );
+    case.at_destination("DROP INDEX mine");
+    case.sync();
+    case.assert_equal("public.t");
+    case.at_destination(
+        "DELETE FROM t WHERE code = 'a'; ALTER TABLE t ALTER code TYPE text COLLATE coarse",
+    );
+    case.sync().says("the destination's column `code` is text COLLATE coarse and must be text");
+    case.assert_equal("public.t");
+}

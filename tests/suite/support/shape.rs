@@ -45,6 +45,7 @@ pub struct Origin {
     oid: String,
     /// Name, number and type of each copied column.
     columns: BTreeSet<String>,
+    /// The labels of each column that is an enum, behind its number.
     labels: BTreeSet<String>,
 }
 
@@ -65,8 +66,8 @@ impl Origin {
                 "SELECT attname || ' ' || attnum || ' ' || format_type(atttypid, atttypmod) {attributes}"
             )),
             labels: ask(&format!(
-                "SELECT enumtypid || ' ' || enumlabel FROM pg_enum \
-                 WHERE enumtypid IN (SELECT atttypid {attributes})"
+                "SELECT attnum || ' ' || enumlabel FROM pg_enum \
+                 JOIN (SELECT attnum, atttypid {attributes}) typed ON atttypid = enumtypid"
             )),
         }
     }
@@ -79,12 +80,10 @@ impl Origin {
     /// Whether it is the same table, and its types read as they did. A new label of an enum changes
     /// no value, and neither do those of a column that is gone.
     pub fn differs_in_columns_alone(&self, now: &Self) -> bool {
-        let labels = |origin: &Self| -> BTreeSet<String> {
-            // The type may have been made again with the same labels.
-            let label = |line: &String| line.split_once(' ').map(|(_, label)| label.to_owned());
-            origin.labels.iter().filter_map(label).collect()
-        };
-        let read_alike = now.labels.is_empty() || labels(self).is_subset(&labels(now));
+        let number = |label: &String| label.split_once(' ').map(|(number, _)| number.to_owned());
+        let typed: BTreeSet<_> = now.labels.iter().map(number).collect();
+        let still = self.labels.iter().filter(|label| typed.contains(&number(label)));
+        let read_alike = still.into_iter().all(|label| now.labels.contains(label));
         self.oid == now.oid && read_alike
     }
 }
