@@ -161,9 +161,20 @@ pub fn sequences(session: &mut Session, table: &Qualified) -> Result<Vec<Qualifi
     documents(session, "read the catalog of sequences", &catalog::sequences(table))
 }
 
-/// Those of some tables whose files are empty. They are locked, so that this waits for nobody.
-pub fn empty_parts(session: &mut Session, tables: &[u32]) -> Result<Vec<u32>> {
-    documents(session, "look for empty parts", &catalog::empty_parts(tables))
+/// A part of a table as it is now, not in a snapshot.
+#[derive(Deserialize)]
+pub struct PartNow {
+    /// Its object identifier.
+    pub oid: u32,
+    /// Whether nobody has written a row to it.
+    pub empty: bool,
+    /// Whether somebody is at it.
+    pub written: bool,
+}
+
+/// What some tables are like now. They are locked, so that this waits for nobody.
+pub fn parts_now(session: &mut Session, tables: &[u32]) -> Result<Vec<PartNow>> {
+    documents(session, "look at new parts", &catalog::parts_now(tables))
 }
 
 /// The transactions in flight at the source.
@@ -250,12 +261,12 @@ pub fn dependents(
     Ok(found.map(|found| Dependents { digest, own_digest, ..found }))
 }
 
-/// Whether the destination's schema and the table of receipts exist, and whether that has all its
-/// columns.
-pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result<[bool; 3]> {
+/// Whether the destination's schema and a table of the name of the receipts' exist, whether that is one
+/// of receipts, and whether it has all its columns.
+pub fn destination_schema(session: &mut Session, receipts: &Qualified) -> Result<[bool; 4]> {
     let rows = session.rows("read the catalog", &catalog::destination_schema(receipts))?;
     let is = |column: usize| rows.first().is_some_and(|row| row[column].as_deref() == Some("t"));
-    Ok([is(0), is(1), is(2)])
+    Ok([is(0), is(1), is(2), is(3)])
 }
 
 /// The answer to a question that the server keeps, once the statements of `lock` have run.

@@ -234,16 +234,30 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
     let settings = settings::interpret(&given, directory, &mut mistakes);
     let rules = read_rules(&directory.join(TABLES_FILE), &mut mistakes);
     match settings {
-        Some(settings) if mistakes.is_empty() => Ok(Pipeline {
-            directory: directory.to_owned(),
-            name: settings.pipeline,
-            source: settings.source,
-            destination: settings.destination,
-            webhook: settings.webhook,
-            metrics: settings.metrics,
-            rules,
-        }),
+        Some(settings) if mistakes.is_empty() => Ok(pipeline(directory, settings, rules)),
         _ => Err(all_mistakes(mistakes)),
+    }
+}
+
+/// A pipeline without tables, where the settings are right and nothing else may be: for those who want
+/// to be told what is wrong.
+#[must_use]
+pub fn load_settings(directory: &Path, environment: &BTreeMap<String, String>) -> Option<Pipeline> {
+    let mut mistakes = Vec::new();
+    let given = given(directory, environment, &mut mistakes);
+    let settings = settings::interpret(&given, directory, &mut mistakes)?;
+    mistakes.is_empty().then(|| pipeline(directory, settings, Vec::new()))
+}
+
+fn pipeline(directory: &Path, settings: settings::Settings, rules: Vec<Rule>) -> Pipeline {
+    Pipeline {
+        directory: directory.to_owned(),
+        name: settings.pipeline,
+        source: settings.source,
+        destination: settings.destination,
+        webhook: settings.webhook,
+        metrics: settings.metrics,
+        rules,
     }
 }
 

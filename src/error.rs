@@ -40,6 +40,16 @@ pub struct Error {
     pub sqlstate: Option<String>,
 }
 
+/// A word for a shell's command line.
+#[must_use]
+pub fn shell_quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// The SQLSTATE of what failed because others were at work at the same moment.
 const SERIALIZATION_FAILURE: &str = "40001";
 
@@ -138,8 +148,9 @@ impl Error {
     pub fn or_look_closer(mut self, command: &str, table: &str) -> Self {
         self.hint.get_or_insert_with(|| {
             format!(
-                "run `incremental-replication -v {command} --table {table}` to see the statement; \
-                 the servers' own logs may say more"
+                "run `incremental-replication -v {command} --table {}` to see the statement; \
+                 the servers' own logs may say more",
+                shell_quoted(table)
             )
         });
         self
@@ -223,6 +234,12 @@ pub fn did_you_mean<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_for_the_shell_is_one_word() {
+        let quoted = ["orders", "it's", "a b", ""].map(shell_quoted);
+        assert_eq!(quoted, ["orders", r"'it'\''s'", "'a b'", "''"]);
+    }
 
     #[test]
     fn an_error_reads_from_the_failure_down_to_the_remedy() {

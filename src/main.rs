@@ -25,6 +25,7 @@ use incremental_replication::runs;
 use incremental_replication::status;
 use incremental_replication::sync::{self, Request};
 use incremental_replication::verify;
+use jiff::Timestamp;
 
 mod questions;
 
@@ -49,11 +50,12 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
         incremental_replication::fault::plant(fault);
     }
     let load = || config::load(&cli.directory, &environment());
+    let settings = || config::load_settings(&cli.directory, &environment());
     match cli.command {
         Command::Init(typed) => init(&cli.directory, typed, log),
         Command::Check { json } => check(&load()?, json, log),
         Command::Plan(typed) => plan(&load()?, typed, log),
-        Command::Sync(typed) => sync(load, typed, log),
+        Command::Sync(typed) => sync(load, settings, typed, log),
         Command::Verify(typed) => verify(&load()?, typed, log),
         Command::Status { json } => status(&load()?, json, log),
         Command::Completions { shell } => {
@@ -153,7 +155,12 @@ fn plan(pipeline: &Pipeline, typed: cli::Plan, log: &Log) -> Result<u8> {
     })
 }
 
-fn sync(load: impl FnOnce() -> Result<Pipeline>, mut typed: cli::Sync, log: &Log) -> Result<u8> {
+fn sync(
+    load: impl FnOnce() -> Result<Pipeline>,
+    settings: impl FnOnce() -> Option<Pipeline>,
+    mut typed: cli::Sync,
+    log: &Log,
+) -> Result<u8> {
     if let Some(point) = typed.crash_at.take() {
         crash::choose(point);
     }
@@ -163,7 +170,21 @@ fn sync(load: impl FnOnce() -> Result<Pipeline>, mut typed: cli::Sync, log: &Log
     if typed.row_by_row {
         copy::row_by_row();
     }
-    let pipeline = load()?;
+    let started_at = Timestamp::now();
+    let pipeline = load().inspect_err(|error| {
+        // Who is told of each sync is told of one that could not begin as well.
+        let Some(pipeline) = settings() else { return };
+        let finished_at = Timestamp::now();
+        let (pipeline_name, failure) = (pipeline.name.clone(), Some(error.clone()));
+        let report = Report {
+            pipeline: pipeline_name,
+            started_at,
+            finished_at,
+            tables: Vec::new(),
+            failure,
+        };
+        tell(&pipeline, &report, log);
+    })?;
     let interrupt = Interrupt::listen()?;
     let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
     tell(&pipeline, &report, log);
@@ -247,7 +268,11 @@ fn signalled(interrupt: &Interrupt) -> Option<u8> {
 /// Tells everybody who wants to know how a sync ended. None of that changes its exit code.
 fn tell(pipeline: &Pipeline, report: &Report, log: &Log) {
     let (runs, recorded) = runs::record(&pipeline.directory, report);
-    let tables: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
+    let mut tables: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
+    if tables.is_empty() {
+        // Where the rules cannot be read, those of the last run are all that is known.
+        tables = runs.tables.keys().map(String::as_str).collect();
+    }
     let write = |path| metrics::write(path, &tables, report, &runs);
     let measured = pipeline.metrics.as_deref().map(write);
     for failed in [Some(recorded), measured].into_iter().flatten().filter_map(Result::err) {

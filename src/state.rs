@@ -131,8 +131,7 @@ pub fn write_missing(directory: &Path, table: &str, receipt: &Receipt) {
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(directory.join(FOLDER))?;
         let path = directory.join(file_name(table));
-        let mut file = File::options().write(true).create_new(true).open(path)?;
-        file.write_all(text.as_bytes())
+        Nameless::write(&path, own_temporary(&path), &text, Lasting::Perhaps)?.link()
     };
     // The receipt counts without it, and the next sync that has something to do says what is wrong.
     let _ = write();
@@ -435,7 +434,7 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(directory.join(FOLDER))?;
         let path = directory.join(&name);
-        let nameless = Nameless::write(&path, &text, Lasting::Surely)?;
+        let nameless = Nameless::write(&path, temporary(&path), &text, Lasting::Surely)?;
         crash::at("state-file-written");
         nameless.rename()?;
         crash::at("state-file-renamed");
@@ -457,45 +456,60 @@ pub enum Lasting {
     Perhaps,
 }
 
-/// Writes a file whole or not at all, in a folder that is there.
+/// Writes a file whole or not at all, in a folder that is there. Another run may do the same at the same
+/// time: one of the two is there afterwards.
 pub fn replace(path: &Path, text: &str, lasting: Lasting) -> std::io::Result<()> {
-    Nameless::write(path, text, lasting)?.rename()
+    Nameless::write(path, own_temporary(path), text, lasting)?.rename()
 }
 
 /// The same for a file that everybody may read, whatever the umask is.
 pub fn publish(path: &Path, text: &str) -> std::io::Result<()> {
-    let nameless = Nameless::write(path, text, Lasting::Perhaps)?;
-    fs::set_permissions(temporary(path), Permissions::from_mode(0o644))?;
+    let nameless = Nameless::write(path, own_temporary(path), text, Lasting::Perhaps)?;
+    fs::set_permissions(&nameless.temporary, Permissions::from_mode(0o644))?;
     nameless.rename()
 }
 
-/// A file that is whole and has not got its name yet.
+/// A file that is whole and has not got its name yet. Without one, it is removed.
 struct Nameless<'a> {
     path: &'a Path,
+    temporary: PathBuf,
     lasting: Lasting,
 }
 
 impl<'a> Nameless<'a> {
-    fn write(path: &'a Path, text: &str, lasting: Lasting) -> std::io::Result<Self> {
-        let mut file = File::create(temporary(path))?;
+    fn write(
+        path: &'a Path,
+        temporary: PathBuf,
+        text: &str,
+        lasting: Lasting,
+    ) -> std::io::Result<Self> {
+        let nameless = Self { path, temporary, lasting };
+        let mut file = File::create(&nameless.temporary)?;
         file.write_all(text.as_bytes())?;
         if lasting == Lasting::Surely {
             file.sync_all()?;
         }
-        Ok(Self { path, lasting })
+        Ok(nameless)
+    }
+
+    /// Gives it its name where nothing else has it.
+    fn link(self) -> std::io::Result<()> {
+        fs::hard_link(&self.temporary, self.path)
     }
 
     fn rename(self) -> std::io::Result<()> {
-        let temporary = temporary(self.path);
-        if let Err(error) = fs::rename(&temporary, self.path) {
-            // What cannot be renamed may still be removed; the error says the rest.
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
+        fs::rename(&self.temporary, self.path)?;
         match self.path.parent() {
             Some(folder) if self.lasting == Lasting::Surely => File::open(folder)?.sync_all(),
             _ => Ok(()),
         }
+    }
+}
+
+impl Drop for Nameless<'_> {
+    fn drop(&mut self) {
+        // Where it has got its name, nothing is there any more.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -505,10 +519,19 @@ pub fn forget_half_written(directory: &Path, table: &str) {
     let _ = fs::remove_file(temporary(&directory.join(file_name(table))));
 }
 
-/// Where a state file is written before it gets its name.
+/// Where a state file is written, by who holds its table's lock, before it gets its name.
 fn temporary(path: &Path) -> PathBuf {
+    suffixed(path, ".tmp")
+}
+
+/// Where a file is written that no lock guards.
+fn own_temporary(path: &Path) -> PathBuf {
+    suffixed(path, &format!(".{}.tmp", std::process::id()))
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
+    name.push(suffix);
     PathBuf::from(name)
 }
 

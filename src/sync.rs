@@ -349,7 +349,13 @@ fn look_around(
 
 /// Makes the destination's schema and its table of receipts, where they are missing.
 fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
-    let hint = "let the destination's user create it, or create it yourself";
+    let user = sql::identifier(&destination.server.user);
+    let hint = format!(
+        "let the destination's user create it: GRANT CREATE, USAGE ON SCHEMA {} TO {user}, or where there \
+         is no such schema GRANT CREATE ON DATABASE {} TO {user}",
+        sql::identifier(schema),
+        sql::identifier(&destination.server.database)
+    );
     for Statement { purpose, sql, .. } in preparation(destination, schema)? {
         // IF NOT EXISTS does not see what another run creates at the same moment; once more does.
         let first = destination.run(&purpose, &sql);
@@ -360,7 +366,7 @@ fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
             Err(error) if taken(&error) => destination.run(&purpose, &sql),
             done => done,
         };
-        done.map_err(|error| error.hint(hint))?;
+        done.map_err(|error| error.hint(&hint))?;
     }
     Ok(())
 }
@@ -368,8 +374,15 @@ fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
 /// What is still to be made at the destination before the first table is.
 fn preparation(destination: &mut Session, schema: &str) -> Result<Vec<Statement>> {
     let receipts = Qualified::new(schema, RECEIPTS);
-    let [schema_there, receipts_there, whole] =
+    let [schema_there, receipts_there, ours, whole] =
         catalog::destination_schema(destination, &receipts)?;
+    if receipts_there && !ours {
+        return Err(Error::configuration(format!(
+            "`{}` at the destination is not this tool's table of receipts, whose name it has",
+            receipts.plain()
+        ))
+        .hint("rename it, or set DEST_SCHEMA to another schema"));
+    }
     let statement =
         |purpose: String, sql: String| Statement { on: Side::Destination, purpose, sql };
     let mut missing = Vec::new();

@@ -1,5 +1,6 @@
 //! TLS as libpq's `sslmode` describes it, with rustls.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ fn configuration(tls: &Tls) -> Result<ClientConfig> {
     };
     let chain = certificates(&certificate)?;
     let key_file = key.display().to_string();
+    guarded(&key)?;
     let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
         Error::configuration(format!("cannot read the key `{key_file}`")).caused_by(&error)
     })?;
@@ -66,6 +68,19 @@ fn configuration(tls: &Tls) -> Result<ClientConfig> {
         ))
         .caused_by(&error)
     })
+}
+
+/// Fails as libpq does, and with it pg_dump, where others may read a key.
+fn guarded(key: &Path) -> Result<()> {
+    let Ok(found) = key.metadata() else { return Ok(()) };
+    let others = if found.uid() == 0 { 0o037 } else { 0o077 };
+    if !found.is_file() || found.mode() & others == 0 {
+        return Ok(());
+    }
+    let key = key.display();
+    Err(Error::configuration(format!("others than its owner may read the key `{key}`")).hint(
+        format!("chmod 600 '{key}'; one that belongs to root may also be read by its group (640)"),
+    ))
 }
 
 /// What is trusted: authorities, and those certificates among them that a server may show itself.

@@ -2,7 +2,7 @@
 
 use super::{Evolution, Shape, Situation, SyncType, evolution};
 use crate::config::{Mode, OnSchemaChange};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shell_quoted};
 use crate::mapping;
 use crate::receipt::{Progress, Receipt};
 use crate::sql::identifier;
@@ -101,7 +101,7 @@ pub fn decide(
         return Err(Error::table(format!("the schema changed: {change}")).hint(format!(
             "run `incremental-replication sync --table {} --full-refresh`, or set \
              \"on_schema_change\" to \"resync\"",
-            situation.rule.name
+            shell_quoted(&situation.rule.name)
         )));
     }
     let changed = outdated.or(schema_change);
@@ -160,7 +160,7 @@ pub fn ready_to_compare(situation: &Situation) -> Result<()> {
     let first = |error: Error| {
         error.hint(format!(
             "run `incremental-replication sync --table {}` first",
-            situation.rule.name
+            shell_quoted(&situation.rule.name)
         ))
     };
     let Some(destination) = situation.destination else {

@@ -3,7 +3,7 @@
 use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, Deletes, InitialPath, Mode, Rule};
 use crate::digest::GUARDED_ROWS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shell_quoted};
 use crate::fault::{Fault, planted};
 use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
@@ -216,7 +216,7 @@ fn no_shrinking(situation: &Situation, new: &Qualified) -> Option<Step> {
     Some(Step::destination(&purpose, sql).result(Outcome::NoRow).hint(format!(
         "look whether the source is complete, for \"max_delete_percent\" is {percent}; if it is, \
          copy it with `incremental-replication sync --table {} --full-refresh`",
-        situation.rule.name
+        shell_quoted(&situation.rule.name)
     )))
 }
 

@@ -66,7 +66,7 @@ impl Shape {
         self.columns.iter().cloned().chain(own).collect()
     }
 
-    /// Whether every value's text at the source is its text at the destination.
+    /// Whether some values must be cast at the source to read as they shall at the destination.
     #[must_use]
     pub fn needs_casts(&self) -> bool {
         self.selected.iter().any(|column| column.cast.is_some())
@@ -204,10 +204,10 @@ fn unique_columns(rule: &Rule, source: &SourceTable) -> Result<Vec<String>> {
     ))
 }
 
-/// Fails for a column whose values may differ and yet read the same at the destination.
 /// How many columns an index can have, `INDEX_MAX_KEYS`.
 const MOST_IN_AN_INDEX: usize = 32;
 
+/// Fails for a column whose values may differ and yet read the same at the destination.
 fn unambiguous(source: &SourceTable, name: &str) -> Result<()> {
     let Some(SourceColumn { data_type, .. }) = source.column(name) else { return Ok(()) };
     let declared = &data_type.declared;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Level, Log, LogFormat, Verbosity, counted, exit_code, gravest, on_one_line};
 use crate::digest::{Compared, Mended};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, shell_quoted};
 use crate::sql::digest::Kind as Difference;
 
 /// What was found of one table.
@@ -97,24 +97,40 @@ impl Log {
             verdicts.iter().filter(wrong).map(|verdict| verdict.name.as_str()).collect();
         let [first, ..] = wrong[..] else { return };
         let only = if verdicts.len() > 1 && wrong.len() == 1 {
-            format!(" --table {first}")
+            format!(" --table {}", shell_quoted(first))
         } else {
             String::new()
         };
         if self.format == LogFormat::Text && self.verbosity > Verbosity::Quiet {
             let command = format!("incremental-replication verify{only} --repair");
-            self.print(&format!("hint: run `{command}` to put the destination right"));
+            let lost = verdicts.iter().find_map(loses_much).unwrap_or_default();
+            self.print(&format!("hint: {lost}run `{command}` to put the destination right"));
         }
     }
+}
+
+/// What to look at before a repair that removes most of a table.
+fn loses_much(verdict: &Verdict) -> Option<String> {
+    let compared = verdict.compared.as_ref()?;
+    let (extra, rows) = (compared.differences.extra, compared.destination_rows?);
+    (extra * 2 > rows).then(|| {
+        let name = &verdict.name;
+        format!(
+            "look first whether `{name}` is complete at the source, for {extra} of {rows} rows would be \
+             removed or marked; then "
+        )
+    })
 }
 
 /// All verdicts as one JSON document.
 #[must_use]
 pub fn document(pipeline: &str, verdicts: &[Verdict]) -> Value {
-    let right = verdicts.iter().all(Verdict::is_right);
+    let statuses: Vec<&str> = verdicts.iter().map(status).collect();
+    let gravest =
+        ["error", "different", "locked"].into_iter().find(|grave| statuses.contains(grave));
     json!({
         "pipeline": pipeline,
-        "status": if right { "equal" } else { "different" },
+        "status": gravest.unwrap_or("equal"),
         "tables": verdicts.iter().map(facts).collect::<Vec<_>>(),
     })
 }
@@ -140,6 +156,7 @@ fn sentence(verdict: &Verdict) -> String {
             format!("{} at the source, {destination} at the destination", counted(source, "row"))
         }
         (Some(rows), _) => counted(rows, "row"),
+        _ if differences.is_wrong() => "looked for among all versions".to_owned(),
         _ => "every version is there".to_owned(),
     };
     let seconds = verdict.duration.as_secs_f64();
@@ -153,19 +170,22 @@ fn sentence(verdict: &Verdict) -> String {
     format!("{} ({rows}; {seconds:.1} s){repaired}", differences.described())
 }
 
-fn facts(verdict: &Verdict) -> Value {
-    let status = match (&verdict.error, &verdict.compared, verdict.repaired) {
+fn status(verdict: &Verdict) -> &'static str {
+    match (&verdict.error, &verdict.compared, verdict.repaired) {
         (Some(error), _, _) if error.kind == Kind::Locked => "locked",
         (Some(_), _, _) | (_, None, _) => "error",
         (_, _, Some(_)) => "repaired",
         (_, Some(compared), None) if compared.differences.is_wrong() => "different",
         _ => "equal",
-    };
+    }
+}
+
+fn facts(verdict: &Verdict) -> Value {
     let compared = verdict.compared.as_ref();
     let differences = compared.map(|compared| compared.differences).unwrap_or_default();
     json!({
         "name": verdict.name,
-        "status": status,
+        "status": status(verdict),
         "source_rows": compared.and_then(|compared| compared.source_rows),
         "destination_rows": compared.and_then(|compared| compared.destination_rows),
         "missing": differences.missing,

@@ -315,12 +315,19 @@ GROUP BY made_from.whole",
     )
 }
 
-/// The object identifiers of those tables whose files are empty, one a row.
+/// Whether tables have an empty file, and whether somebody else is writing to them: one JSON document a
+/// row.
 #[must_use]
-pub fn empty_parts(tables: &[u32]) -> String {
+pub fn parts_now(tables: &[u32]) -> String {
     format!(
-        "SELECT t.oid FROM unnest({}) AS t (oid) JOIN pg_class c ON c.oid = t.oid\n\
-         WHERE c.relkind IN ('r', 'm') AND pg_relation_size(t.oid) = 0",
+        "\
+SELECT json_build_object('oid', c.oid::bigint,
+  'empty', c.relkind IN ('r', 'm') AND pg_relation_size(c.oid) = 0,
+  'written', EXISTS (
+    SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE l.relation = c.oid AND d.datname = current_database() AND l.granted
+      AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareUpdateExclusiveLock')))
+FROM pg_class c WHERE c.oid = ANY ({})",
         oids(tables)
     )
 }
@@ -408,17 +415,26 @@ WHERE n.nspname = $1 AND c.relname = ANY ($2)",
     )
 }
 
-/// Whether a schema exists, whether it holds the table of receipts, and whether that has all its
-/// columns: one row, three booleans.
+/// Whether a schema exists, whether it holds a table of the name of the receipts', whether that is one of
+/// receipts, and whether it has all its columns: one row, four booleans.
 #[must_use]
 pub fn destination_schema(receipts: &Qualified) -> String {
+    let has = |column| {
+        format!(
+            "EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {} AND c.relname = {} AND a.attname = '{column}')",
+            literal(&receipts.schema),
+            literal(&receipts.name),
+        )
+    };
     format!(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = {schema}), \
          EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {schema} AND c.relname = {name}), \
-         EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
-         JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = {schema} AND c.relname = {name} AND a.attname = '{WRITTEN_BESIDE}')",
+         {has_version}, {has_all}",
+        has_version = has("version"),
+        has_all = has(WRITTEN_BESIDE),
         schema = literal(&receipts.schema),
         name = literal(&receipts.name),
     )

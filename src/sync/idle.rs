@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::Request;
 use super::marks::Marks;
-use super::table::{After, next_receipt};
+use super::table::{After, Parts, next_receipt};
 use crate::catalog;
 use crate::config::{Mode, Pipeline, Rule};
 use crate::connections::Connections;
@@ -183,7 +183,7 @@ fn question<'a>(
         return None;
     }
     let condition = since.condition.clone();
-    let after = After { marks, began: Some(situation.source), written_in, reads_parts: false };
+    let after = After { marks, began: Some(situation.source), written_in, parts: Parts::Empty };
     let next = next_receipt(&pipeline.name, &situation, &progress, source, &after);
     let known = receipt.origin == next.origin && progress.serves_as_well_as(&next.progress);
     let selection = situation.shape.selection(rule, situation.source, condition);

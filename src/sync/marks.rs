@@ -64,7 +64,7 @@ impl Marks {
         }
         let source_then = source.server.clone();
         let marks = Self { keys, in_flight, still_active, source: source_then, written_before };
-        marks.comment(source, log);
+        marks.comment(source, tables, log);
         Ok(marks)
     }
 
@@ -111,15 +111,24 @@ impl Marks {
         writer.wrapping_sub(began) < 1 << 31
     }
 
-    /// How many transactions in flight keep the marks from being safe yet.
+    /// Whether all that were at work when they were taken have ended.
     pub(super) fn are_safe(&self) -> bool {
         self.still_active.prepared.is_empty()
             && self.in_flight.is_disjoint(&self.still_active.transactions)
     }
 
-    fn comment(&self, source: &Session, log: &Log) {
+    fn comment(&self, source: &Session, tables: &BTreeMap<String, SourceTable>, log: &Log) {
         if self.keys.is_empty() {
             return;
+        }
+        let keyed = |table: &&SourceTable| self.keys.values().any(|key| key.oid == table.oid);
+        let foreign = tables.values().filter(keyed).filter(|table| table.has_foreign_parts);
+        for SourceTable { name, .. } in foreign {
+            log.info(
+                Some(&name.name),
+                "transactions in flight on another server cannot be seen: rows of foreign tables that \
+                 they commit late are found within the lookback only",
+            );
         }
         if source.server.in_recovery {
             log.info(

@@ -9,7 +9,7 @@ use crate::catalog;
 use crate::config::{Deletes, InitialPath, Mode, Pipeline, Rule};
 use crate::crash;
 use crate::db::{Server, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shell_quoted};
 use crate::facts::Facts;
 use crate::fault::{Fault, planted};
 use crate::pg_dump::Installed;
@@ -23,7 +23,7 @@ use crate::report::{Log, TableReport};
 use crate::sql::session::Patience;
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
-use crate::table::SourceTable;
+use crate::table::{SourceTable, Storage};
 use crate::watermark::Seen;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::Position;
@@ -138,8 +138,9 @@ impl TableSync<'_> {
                 differences.described()
             ))
             .hint(format!(
-                "run `incremental-replication verify --table {name}` to see which rows, and \
-                     add --repair to put them right"
+                "run `incremental-replication verify --table {}` to see which rows, and add \
+                 --repair to put them right",
+                shell_quoted(name)
             )));
         }
         let said = match compared.source_rows {
@@ -162,12 +163,11 @@ impl TableSync<'_> {
                 let there = evolution.map(|evolution| &evolution.destination);
                 let destination = there.or(situation.destination);
                 let mark = self.mark(situation, &progress)?;
-                let source = self.without_empty_parts(situation, &progress, &mark)?;
+                let (source, parts) = self.parts(situation, &progress, &mark)?;
                 let situation = Situation { destination, source: &source, ..*situation };
                 let situation = &situation;
                 let watch = self.watch(situation.source)?;
                 let key = situation.shape.key.as_ref();
-                let reads_parts = key.is_none() || mark == Seen::NoKey || self.marks.are_safe();
                 let key = key.filter(|_| !evolution.is_some_and(Evolution::adds));
                 let since = self.since(situation, &progress, (key, mark))?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
@@ -179,7 +179,7 @@ impl TableSync<'_> {
                 // Where all rows were compared and need not have been, the next sync is to know.
                 let noted = watch.is_none() || since.is_some() || !tells;
                 let written_in = found.written_in;
-                let mut receipt = self.receipt(situation, &progress, (written_in, reads_parts));
+                let mut receipt = self.receipt(situation, &progress, (written_in, parts));
                 receipt.progress.reconciled_at = reconciled_at;
                 receipt.progress.destination = watch;
                 let known = noted
@@ -210,9 +210,9 @@ impl TableSync<'_> {
                 let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
                 let before = Progress::default();
                 let mark = self.mark(situation, &before)?;
-                let source = self.without_empty_parts(situation, &before, &mark)?;
+                let (source, _) = self.parts(situation, &before, &mark)?;
                 let situation = &Situation { source: &source, ..*situation };
-                let mut receipt = self.receipt(situation, &before, (None, true));
+                let mut receipt = self.receipt(situation, &before, (None, Parts::Read));
                 receipt.progress.reconciled_at = now;
                 receipt.progress.destination = watch;
                 let dependents = match situation.destination {
@@ -290,13 +290,13 @@ impl TableSync<'_> {
     }
 
     /// The source table without those of its parts, new or rewritten since, that hold nothing yet: they are
-    /// new once they hold something, whatever its key is.
-    fn without_empty_parts(
+    /// new once they hold something, whatever its key is. And what becomes of the others.
+    fn parts(
         &mut self,
         situation: &Situation,
         before: &Progress,
         mark: &Seen<String>,
-    ) -> Result<SourceTable> {
+    ) -> Result<(SourceTable, Parts)> {
         let mut source = situation.source.clone();
         let now = self.source.server.position(&source, None);
         let new = match before.storage {
@@ -305,11 +305,15 @@ impl TableSync<'_> {
             None if source.storage.len() == 1 => Vec::new(),
             None => source.storage.iter().map(|part| part.oid).collect(),
         };
-        if situation.shape.key.is_some() && *mark != Seen::NoKey && !new.is_empty() {
-            let empty = catalog::empty_parts(self.source, &new)?;
-            source.storage.retain(|part| !empty.contains(&part.oid));
+        // Whatever is written to a table whose rows tell it by their transactions, or that was seen
+        // without a key, is found by the next sync.
+        if situation.shape.key.is_none() || *mark == Seen::NoKey || new.is_empty() {
+            return Ok((source, Parts::Read));
         }
-        Ok(source)
+        let new = catalog::parts_now(self.source, &new)?;
+        source.storage.retain(|part| !new.iter().any(|new| new.oid == part.oid && new.empty));
+        let written = !self.marks.are_safe() || new.iter().any(|new| new.written);
+        Ok((source, if written { Parts::ToBeReadAgain } else { Parts::Read }))
     }
 
     /// What a receipt says of the destination, so that the next diff, or verify, knows whether
@@ -357,9 +361,9 @@ impl TableSync<'_> {
         &self,
         situation: &Situation,
         before: &Progress,
-        (written_in, reads_parts): (Option<u32>, bool),
+        (written_in, parts): (Option<u32>, Parts),
     ) -> Receipt {
-        let after = After { marks: self.marks, began: self.before, written_in, reads_parts };
+        let after = After { marks: self.marks, began: self.before, written_in, parts };
         next_receipt(&self.pipeline.name, situation, before, &self.source.server, &after)
     }
 
@@ -422,6 +426,9 @@ pub(super) fn begin(log: &Log, report: &mut TableReport, sync_type: SyncType, re
     log.info(Some(&report.name), &format!("{} sync: {reason}", sync_type.name()));
 }
 
+/// The file of a part that was read and is to be read whole once more: no table has it.
+const NO_FILE: u32 = 0;
+
 /// What a receipt says beside how far the sync before it had come.
 pub(super) struct After<'a> {
     pub(super) marks: &'a Marks,
@@ -429,9 +436,19 @@ pub(super) struct After<'a> {
     pub(super) began: Option<&'a SourceTable>,
     /// The transaction of the destination that wrote the receipt before.
     pub(super) written_in: Option<u32>,
-    /// Whether parts of the table that are new or rewritten count as read from now on. Not where somebody
-    /// may be at work on them whose rows nothing else would find.
-    pub(super) reads_parts: bool,
+    /// What becomes of those parts of the table that are new or rewritten.
+    pub(super) parts: Parts,
+}
+
+/// How far a sync has come with the parts of a table that are new or rewritten since the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// They count as read from now on.
+    Read,
+    /// They are read, and somebody may be at work on them whose rows nothing else would find.
+    ToBeReadAgain,
+    /// They were found empty.
+    Empty,
 }
 
 /// The receipt of a sync that goes on from `before`, and that knows as much of the destination.
@@ -455,9 +472,18 @@ pub(super) fn next_receipt(
         after.began.map(at)
     };
     let mut storage = source.storage.clone();
-    if !after.reads_parts {
-        let moved = plan::moved(before, source, &position);
-        storage.retain(|part| !moved.contains(&part.oid));
+    match (after.parts, &before.storage) {
+        (Parts::Empty, Some(known)) => {
+            let there = |part: &&Storage| storage.iter().any(|now| now.oid == part.oid);
+            storage = known.iter().filter(there).copied().collect();
+        }
+        (Parts::ToBeReadAgain, _) => {
+            let moved = plan::moved(before, source, &position);
+            for part in storage.iter_mut().filter(|part| moved.contains(&part.oid)) {
+                part.file = NO_FILE;
+            }
+        }
+        _ => {}
     }
     Receipt {
         version: VERSION,

@@ -352,6 +352,34 @@ fn the_webhook_is_told_what_happened() {
 }
 
 #[test]
+fn tables_that_cannot_be_read_are_a_failed_sync_for_all_who_are_told_of_one() {
+    let mut case = shop();
+    let hook = WebhookServer::answering(&[200]);
+    case.set("WEBHOOK_URL", &hook.url);
+    case.set("METRICS_FILE", "shop.prom");
+    case.sync();
+    case.write("tables-config.json", "[{");
+    case.sync_fails(2).says("tables-config.json");
+    let told = hook.bodies().pop().expect("a report");
+    assert_eq!((&told["status"], &told["tables"]), (&json!("failed"), &json!([])), "{told:#}");
+    let metrics = case.read("shop.prom");
+    assert!(metrics.contains("incremental_replication_success{pipeline=\"shop\"} 0"), "{metrics}");
+    assert!(metrics.contains("orders"), "{metrics}");
+    // A flag that is misspelt is between the tool and who typed it.
+    case.write_tables(&json!([by("orders", "at"), by("customers", "at")]));
+    case.run(&["sync", "--table", "nope"]).expect(2);
+    assert_eq!(hook.bodies().len(), 2);
+}
+
+#[test]
+fn a_table_of_the_receipts_name_that_is_none_of_ours_is_left_alone() {
+    let mut case = shop();
+    case.at_destination("CREATE TABLE _sync_state (a int); INSERT INTO _sync_state VALUES (1)");
+    case.sync_fails(2).says("is not this tool's table of receipts");
+    assert_eq!(case.ask("SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = '_sync_state'::regclass AND attnum > 0"), ["a"]);
+}
+
+#[test]
 fn a_webhook_that_fails_is_tried_again_and_never_changes_the_exit_code() {
     let mut case = shop();
     let hook = WebhookServer::answering(&[503, 200]);

@@ -87,6 +87,9 @@ fn a_clients_certificate_is_enough_and_a_wrong_one_is_not() {
         show(name, pair);
         case.run(&["sync"]).expect(3).says("cannot connect to the source");
     }
+    let open = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(case.path().join("expired.key"), open).expect("rights");
+    case.sync_fails(2).says("others than its owner may read the key");
     case.write_env("SOURCE_SSLMODE=require\nSOURCE_SSLCERT=/nowhere\nSOURCE_SSLKEY=/nowhere");
     case.run(&["sync"]).expect(2).says("/nowhere");
     servers.stop();

@@ -230,3 +230,18 @@ fn labels_of_a_column_that_is_gone_call_for_no_copy_beside_another_enum() {
         steps: vec![("change_type", 3758), ("sync", 9738), ("drop_column", 90)],
     });
 }
+
+#[test]
+fn damage_is_not_pending_in_a_table_that_is_read_whole_once_more() {
+    replay(&Story {
+        majors: (16, 15),
+        settle: "0s",
+        tables: vec![2571],
+        steps: vec![
+            ("sync", 3313),
+            ("load_again", 8321),
+            ("work", 1267),
+            ("damage_and_repair", 3649),
+        ],
+    });
+}

@@ -41,6 +41,26 @@ fn a_document_is_all_that_stdout_gets() {
 }
 
 #[test]
+fn a_repair_that_would_remove_most_of_a_table_is_not_recommended_blindly() {
+    let mut case = shop();
+    case.at_source("DELETE FROM orders");
+    case.run(&["verify"]).expect(1).says(
+        "look first whether `orders` is complete at the source, for 300 of 300 rows would be",
+    );
+    // A table that cannot be compared is no difference.
+    let rules = json!([
+        with(by("orders", "updated_at"), &json!({"destination_name": "Other Orders"})),
+        by("nothing", "at")
+    ]);
+    case.write_tables(&rules);
+    let document = case.verify(1);
+    assert_eq!(
+        (&document["status"], &document["tables"][1]["status"]),
+        (&json!("error"), &json!("error"))
+    );
+}
+
+#[test]
 fn every_kind_of_damage_is_found_named_and_mended() {
     let mut case = shop();
     case.at_destination(
