@@ -13,13 +13,14 @@ use crate::inspect::{self, Inspected, Rights};
 use crate::interrupt::Interrupt;
 use crate::notify;
 use crate::pg_dump::Installed;
-use crate::plan::{self, Decision, Remembered, Situation};
+use crate::plan::{self, Decision, Remembered, Situation, SyncType};
 use crate::report::{About, Checkup, Finding, ToCopy, bytes, counted};
 use crate::sql::copy::holds_null_key;
 use crate::sql::session::Patience;
 use crate::sql::{self, Qualified, identifiers};
 use crate::state;
-use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
+use crate::table::dependent::Trigger;
+use crate::table::{self, DestinationTable, RECEIPTS, SourceTable, staging_name};
 use crate::watermark::key::KeyType;
 
 /// Looks at everything. What is found is no failure of the looking.
@@ -457,30 +458,60 @@ impl Tables<'_> {
         let mut found = Vec::new();
         match decision {
             Err(error) => found.push(Finding::error(about(), error)),
-            Ok(Decision::Copy { .. }) => {
+            Ok(Decision::Copy { sync_type, reason, .. }) => {
                 let ToCopy { tables, rows, bytes } = &mut self.checkup.to_copy;
                 *tables += 1;
                 *rows += situation.source.estimated_rows;
                 *bytes += situation.source.estimated_bytes;
                 let there = situation.destination.filter(|there| there.estimated_rows > 0);
-                if let Some(there) = there.filter(|_| nothing_tells) {
-                    let said = format!(
-                        "the next sync replaces `{}`, which has about {} and no receipt",
-                        table.plain(),
-                        counted(there.estimated_rows, "row")
+                if let Some(there) = there.filter(|_| sync_type == SyncType::Initial) {
+                    let rows = counted(there.estimated_rows, "row");
+                    let replaced = format!(
+                        "the next sync replaces `{}`, which has about {rows}",
+                        table.plain()
                     );
-                    let hint = "if it is not a copy, rename it, or give the copy a \
-                         \"destination_name\"";
+                    let (said, hint) = if nothing_tells {
+                        let hint = "if it is not a copy, rename it, or give the copy a \
+                             \"destination_name\"";
+                        (format!("{replaced} and no receipt"), hint)
+                    } else {
+                        let hint = "if it is another pipeline's copy, give this one a \
+                             \"destination_name\", or another DEST_SCHEMA";
+                        (format!("{replaced}: {reason}"), hint)
+                    };
                     found.push(Finding::warning(about(), &said, hint.to_owned()));
                 }
             }
             Ok(Decision::Merge { .. }) => {}
         }
-        if situation.destination.is_some()
-            && let Ok(Some(dependents)) =
-                catalog::dependents(self.destination, table, Patience::Short)
-            && let Some(lost) = dependents.beyond_us.first()
-        {
+        if situation.destination.is_some_and(|there| there.kind == table::Kind::Table) {
+            found.extend(self.put_on(situation, table));
+        }
+        found
+    }
+
+    /// What people have put on the destination table that a sync or a new copy has to do with.
+    fn put_on(&mut self, situation: &Situation, table: &Qualified) -> Vec<Finding> {
+        let about = || About::Table(situation.rule.name.clone());
+        let mut found = Vec::new();
+        let dependents = catalog::dependents(self.destination, table, Patience::Short);
+        let Ok(Some(dependents)) = dependents else { return found };
+        let meddles =
+            |trigger: &&Trigger| trigger.enabled != 'D' && trigger.definition.contains(" BEFORE ");
+        if let Some(trigger) = dependents.triggers.iter().find(meddles) {
+            found.push(Finding::warning(
+                about(),
+                &format!(
+                    "the trigger `{}` of `{}` may leave rows out or alter them",
+                    trigger.name,
+                    table.plain()
+                ),
+                "have it let pass what the tool writes, or make it an AFTER trigger; `verify` tells \
+                 what it has done"
+                    .to_owned(),
+            ));
+        }
+        if let Some(lost) = dependents.beyond_us.first() {
             found.push(Finding::warning(
                 about(),
                 &format!("a new copy of `{}` would lose the {lost}, and is refused", table.plain()),

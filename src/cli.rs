@@ -26,7 +26,7 @@ pub struct Cli {
     /// Print nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Print every statement as well
+    /// Print every statement that reads or writes rows as well
     #[arg(short, long, global = true)]
     verbose: bool,
     /// When to use colours

@@ -14,7 +14,7 @@ use crate::copy::Outgoing;
 use crate::db::silence;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::sql::{Qualified, identifier};
+use crate::sql::Qualified;
 
 /// The program, looked up on the PATH.
 const PROGRAM: &str = "pg_dump";
@@ -292,12 +292,12 @@ fn command(source: &Endpoint, wanted: Wanted) -> Command {
             command.env_remove(name);
         }
     }
-    let without =
-        wanted.without.iter().map(|name| format!("--exclude-table-data={}", pattern(name)));
+    // As patterns these match no other table: quoted, nothing in them is special.
+    let without = wanted.without.iter().map(|name| format!("--exclude-table-data={name}"));
     command
         .args(["--data-only", "--format=plain", "--encoding=UTF8", "--no-password"])
         .args(["--lock-wait-timeout=10s", "--snapshot", wanted.snapshot, "--table"])
-        .arg(pattern(wanted.table))
+        .arg(wanted.table.to_string())
         .args(without)
         .env("PGHOST", &source.host)
         .env("PGPORT", source.port.to_string())
@@ -331,11 +331,6 @@ fn command(source: &Endpoint, wanted: Wanted) -> Command {
         }
     }
     command
-}
-
-/// A pattern that matches this table and no other: quoted, nothing in it is special.
-fn pattern(table: &Qualified) -> String {
-    format!("{}.{}", identifier(&table.schema), identifier(&table.name))
 }
 
 #[cfg(test)]

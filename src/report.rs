@@ -43,7 +43,7 @@ pub enum Verbosity {
     /// What happened to each table.
     #[default]
     Normal,
-    /// Every statement as well.
+    /// Every statement that reads or writes rows as well.
     Verbose,
 }
 

@@ -99,6 +99,29 @@ pub enum Seen<K> {
     Key(K),
 }
 
+impl Seen<String> {
+    /// The same with the key as a text of somebody else's.
+    #[must_use]
+    pub fn as_deref(&self) -> Seen<&str> {
+        match self {
+            Self::Nothing => Seen::Nothing,
+            Self::NoKey => Seen::NoKey,
+            Self::Key(key) => Seen::Key(key),
+        }
+    }
+}
+
+impl<K> Seen<K> {
+    /// The same with what is made of the key.
+    pub fn map<T>(self, made: impl FnOnce(K) -> T) -> Seen<T> {
+        match self {
+            Self::Nothing => Seen::Nothing,
+            Self::NoKey => Seen::NoKey,
+            Self::Key(key) => Seen::Key(made(key)),
+        }
+    }
+}
+
 /// The greatest replication key, and who was at work when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {

@@ -315,6 +315,20 @@ GROUP BY made_from.whole",
     )
 }
 
+/// A question that is answered by one boolean, or whether one of these tables has a file that is not
+/// empty.
+#[must_use]
+pub fn or_filled(question: &str, tables: &[u32]) -> String {
+    if tables.is_empty() {
+        return question.to_owned();
+    }
+    format!(
+        "SELECT ({question}) OR EXISTS (\
+         SELECT FROM unnest({}) AS t (oid) WHERE pg_relation_size(t.oid) > 0)",
+        oids(tables)
+    )
+}
+
 /// Whether tables have an empty file, and whether somebody else is writing to them: one JSON document a
 /// row.
 #[must_use]

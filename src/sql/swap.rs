@@ -84,7 +84,7 @@ pub fn replace(
     script.indexes(table, new, kept);
     script.settings(table, dependents, user);
     script.tuned(table, &dependents.tuned, columns);
-    script.access("TABLE", table, &dependents.grants, &dependents.default_grantees, columns);
+    script.access(table, &dependents.grants, &dependents.default_grantees, Some(columns));
     script.comments("TABLE", table, &dependents.comments, Some(columns));
     script.rules_for_rows(table, dependents, columns);
     script.sequences(dependents, columns, |column| format!("{table}.{}", identifier(column)));
@@ -184,30 +184,25 @@ impl Script {
         }
     }
 
-    /// Grants as they were. What new tables are granted by default is taken back first: the old
-    /// table may have been without it on purpose.
+    /// Grants as they were, but for those on columns that are not among `columns`. What new tables are
+    /// granted by default is taken back first: the old table may have been without it on purpose.
     fn access(
         &mut self,
-        kind: &str,
         relation: &Qualified,
         grants: &[Grant],
         default_grantees: &[Option<String>],
-        columns: &[&str],
+        columns: Option<&[&str]>,
     ) {
         let about = format!("grants on `{}`", relation.plain());
         for grantee in default_grantees {
             self.add(
-                format!("REVOKE ALL ON {kind} {relation} FROM {}", role(grantee.as_deref())),
+                format!("REVOKE ALL ON TABLE {relation} FROM {}", role(grantee.as_deref())),
                 &about,
             );
         }
         for grant in grants {
             let column = match grant.column.as_deref() {
-                Some(gone)
-                    if kind == "TABLE" && !columns.is_empty() && !columns.contains(&gone) =>
-                {
-                    continue;
-                }
+                Some(gone) if columns.is_some_and(|columns| !columns.contains(&gone)) => continue,
                 Some(column) => format!(" ({})", identifier(column)),
                 None => String::new(),
             };
@@ -362,7 +357,7 @@ impl Script {
         }
         self.triggers(name, &view.triggers);
         self.comments(kind, name, &view.comments, None);
-        self.access("TABLE", name, &view.grants, default_grantees, &[]);
+        self.access(name, &view.grants, default_grantees, None);
         if view.owner != user {
             let owner = identifier(&view.owner);
             self.add(format!("ALTER {kind} {name} OWNER TO {owner}"), &about);

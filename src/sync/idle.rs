@@ -19,13 +19,14 @@ use crate::db::{Server, Session};
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::fault::{Fault, planted};
-use crate::plan::{self, Decision, Merge, Remembered};
+use crate::plan::{self, Decision, Merge, Remembered, Situation};
 use crate::receipt::Receipt;
 use crate::report::Log;
-use crate::sql::Qualified;
 use crate::sql::session::Patience;
+use crate::sql::{self, Qualified};
 use crate::state::{self, Beside, Written, WrittenBeside};
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
+use crate::watermark::Seen;
 
 /// How many tables are looked at together.
 const TABLES_AT_ONCE: usize = 100;
@@ -178,12 +179,20 @@ fn question<'a>(
     }
     let mark = marks.key_of(&table.name, situation.source.oid, source);
     let position = source.position(situation.source, None);
+    // Parts that hold nothing yet are no parts, as in the table's own turn.
+    let mut filled = situation.source.clone();
+    let mut new = Vec::new();
+    if key.is_some() && mark != Seen::NoKey {
+        new = plan::moved(&progress, &filled, &position);
+        filled.storage.retain(|part| !new.contains(&part.oid));
+    }
+    let situation = Situation { source: &filled, ..situation };
     let since = plan::since(&progress, (key, mark), situation.source, &position);
     if (key.is_none() || since.condition.is_none()) && !small {
         return None;
     }
     let condition = since.condition.clone();
-    let after = After { marks, began: Some(situation.source), written_in, parts: Parts::Empty };
+    let after = After { marks, began: Some(situation.source), written_in, parts: Parts::Read };
     let next = next_receipt(&pipeline.name, &situation, &progress, source, &after);
     let known = receipt.origin == next.origin && progress.serves_as_well_as(&next.progress);
     let selection = situation.shape.selection(rule, situation.source, condition);
@@ -199,7 +208,7 @@ fn question<'a>(
     let plan = plan::incremental(&situation, merge);
     plan.nothing_if_empty.then(|| Asked {
         table: &table.name,
-        question: selection.any(),
+        question: sql::catalog::or_filled(&selection.any(), &new),
         reason: plan.reason,
         missing: (beside == Beside::Missing).then_some(receipt),
     })

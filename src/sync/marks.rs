@@ -93,14 +93,8 @@ impl Marks {
         if meanwhile || !self.source.has_gone_on_as(source) {
             return before.clone();
         }
-        let new = match self.key_of(table, oid, source) {
-            Seen::Key(key) => {
-                Seen::Key(Mark { key: key.to_owned(), in_flight: self.in_flight.clone() })
-            }
-            Seen::NoKey => Seen::NoKey,
-            Seen::Nothing => Seen::Nothing,
-        };
-        before.advance(new, &self.still_active)
+        let mark = |key: &str| Mark { key: key.to_owned(), in_flight: self.in_flight.clone() };
+        before.advance(self.key_of(table, oid, source).map(mark), &self.still_active)
     }
 
     /// Whether another run may have written a receipt, in this transaction of the destination, after the

@@ -23,7 +23,7 @@ use crate::report::{Log, TableReport};
 use crate::sql::session::Patience;
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
-use crate::table::{SourceTable, Storage};
+use crate::table::SourceTable;
 use crate::watermark::Seen;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::Position;
@@ -169,7 +169,7 @@ impl TableSync<'_> {
                 let watch = self.watch(situation.source)?;
                 let key = situation.shape.key.as_ref();
                 let key = key.filter(|_| !evolution.is_some_and(Evolution::adds));
-                let since = self.since(situation, &progress, (key, mark))?;
+                let since = self.since(situation, &progress, (key, &mark))?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
                 let reconciled_at = match &reconciliation {
                     Some(_) => self.now_if_spaced_out(),
@@ -246,16 +246,11 @@ impl TableSync<'_> {
         &mut self,
         situation: &Situation,
         before: &Progress,
-        (key, mark): (Option<&Key>, Seen<String>),
+        (key, mark): (Option<&Key>, &Seen<String>),
     ) -> Result<Option<Since>> {
         let source = situation.source;
         let position = self.source.server.position(source, None);
-        let mark = match &mark {
-            Seen::Key(key) => Seen::Key(key.as_str()),
-            Seen::NoKey => Seen::NoKey,
-            Seen::Nothing => Seen::Nothing,
-        };
-        let since = plan::since(before, (key, mark), source, &position);
+        let since = plan::since(before, (key, mark.as_deref()), source, &position);
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
@@ -283,9 +278,7 @@ impl TableSync<'_> {
                 let now = self.source.value("read the greatest replication key", &question)?;
                 now.map_or(Seen::NoKey, Seen::Key)
             }
-            (Seen::Key(mark), _) => Seen::Key(mark.to_owned()),
-            (Seen::NoKey, _) => Seen::NoKey,
-            (Seen::Nothing, _) => Seen::Nothing,
+            (mark, _) => mark.map(str::to_owned),
         })
     }
 
@@ -447,8 +440,6 @@ pub(super) enum Parts {
     Read,
     /// They are read, and somebody may be at work on them whose rows nothing else would find.
     ToBeReadAgain,
-    /// They were found empty.
-    Empty,
 }
 
 /// The receipt of a sync that goes on from `before`, and that knows as much of the destination.
@@ -472,18 +463,11 @@ pub(super) fn next_receipt(
         after.began.map(at)
     };
     let mut storage = source.storage.clone();
-    match (after.parts, &before.storage) {
-        (Parts::Empty, Some(known)) => {
-            let there = |part: &&Storage| storage.iter().any(|now| now.oid == part.oid);
-            storage = known.iter().filter(there).copied().collect();
+    if after.parts == Parts::ToBeReadAgain {
+        let moved = plan::moved(before, source, &position);
+        for part in storage.iter_mut().filter(|part| moved.contains(&part.oid)) {
+            part.file = NO_FILE;
         }
-        (Parts::ToBeReadAgain, _) => {
-            let moved = plan::moved(before, source, &position);
-            for part in storage.iter_mut().filter(|part| moved.contains(&part.oid)) {
-                part.file = NO_FILE;
-            }
-        }
-        _ => {}
     }
     Receipt {
         version: VERSION,

@@ -170,3 +170,21 @@ fn a_table_that_this_tool_has_not_made_is_said_to_be_replaced() {
     let run = case.run(&["check"]);
     assert!(!run.stdout.contains("replaces"), "{}", run.stdout);
 }
+
+#[test]
+fn a_copy_of_another_source_and_a_trigger_that_meddles_are_warned_of() {
+    let mut case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    case.sync();
+    case.at_destination(
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER mine BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION skip()",
+    );
+    case.at_source(
+        "CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO reader;
+         CREATE TABLE other.orders (LIKE orders INCLUDING ALL); GRANT SELECT ON other.orders TO reader",
+    );
+    case.write_env("SOURCE_SCHEMA=other");
+    let found = of(&check(&case, 0), "warning");
+    says(&found, "the next sync replaces `public.orders`, which has about 100 rows: the source is");
+    says(&found, "the trigger `mine` of `public.orders` may leave rows out or alter them");
+}

@@ -245,3 +245,13 @@ fn damage_is_not_pending_in_a_table_that_is_read_whole_once_more() {
         ],
     });
 }
+
+#[test]
+fn a_table_that_was_truncated_is_planned_as_it_is_synced() {
+    replay(&Story {
+        majors: (17, 13),
+        settle: "50ms",
+        tables: vec![9889],
+        steps: vec![("plan_and_sync", 8517), ("truncate", 7451), ("plan_and_sync", 6579)],
+    });
+}
