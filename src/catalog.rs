@@ -161,20 +161,9 @@ pub fn sequences(session: &mut Session, table: &Qualified) -> Result<Vec<Qualifi
     documents(session, "read the catalog of sequences", &catalog::sequences(table))
 }
 
-/// A part of a table as it is now, not in a snapshot.
-#[derive(Deserialize)]
-pub struct PartNow {
-    /// Its object identifier.
-    pub oid: u32,
-    /// Whether nobody has written a row to it.
-    pub empty: bool,
-    /// Whether somebody is at it.
-    pub written: bool,
-}
-
-/// What some tables are like now. They are locked, so that this waits for nobody.
-pub fn parts_now(session: &mut Session, tables: &[u32]) -> Result<Vec<PartNow>> {
-    documents(session, "look at new parts", &catalog::parts_now(tables))
+/// Those of some tables whose files are empty. They are locked, so that this waits for nobody.
+pub fn empty_parts(session: &mut Session, tables: &[u32]) -> Result<Vec<u32>> {
+    documents(session, "look for empty parts", &catalog::empty_parts(tables))
 }
 
 /// The transactions in flight at the source.

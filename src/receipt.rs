@@ -101,7 +101,7 @@ impl Watch {
 impl Progress {
     /// Whether a receipt with this progress serves the next sync as well as one with `newer`, where
     /// no row travelled in between. What pending marks and a newer snapshot would spare it is not
-    /// worth a write for every idle table in every run.
+    /// worth a write for every idle table in every run; that keys went back is.
     #[must_use]
     pub fn serves_as_well_as(&self, newer: &Self) -> bool {
         let history = |progress: &Self| {
@@ -109,6 +109,7 @@ impl Progress {
             Some((position.system_identifier, position.timeline, position.running_since))
         };
         self.watermark.start == newer.watermark.start
+            && self.watermark.tells_of_keys_that_went_back_as(&newer.watermark)
             && self.storage == newer.storage
             && self.lookback == newer.lookback
             && self.reconciled_at == newer.reconciled_at

@@ -6,6 +6,8 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
@@ -524,9 +526,9 @@ fn temporary(path: &Path) -> PathBuf {
     suffixed(path, ".tmp")
 }
 
-/// Where a file is written that no lock guards.
+/// Where a file is written that no lock guards. In containers every process has the same number.
 fn own_temporary(path: &Path) -> PathBuf {
-    suffixed(path, &format!(".{}.tmp", std::process::id()))
+    suffixed(path, &format!(".{}.{}.tmp", std::process::id(), Timestamp::now().as_nanosecond()))
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {

@@ -132,6 +132,10 @@ pub struct Storage {
     /// Whether a crash of the server empties it, in the same file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlogged: bool,
+    /// In a receipt: whether rows that were not committed yet when it was read are still to be found
+    /// by their transactions, whatever their keys are, as it was new or rewritten then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 impl Storage {

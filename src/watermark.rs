@@ -140,7 +140,36 @@ pub struct Activity {
     pub prepared: BTreeSet<String>,
 }
 
+/// A key that is a number.
+fn number(key: &str) -> Option<f64> {
+    key.parse().ok()
+}
+
 impl Watermark {
+    /// The same, or with the key to start at, a number, where that is less.
+    #[must_use]
+    pub fn at_most(mut self, key: &str) -> Self {
+        let start = self.start.as_deref().and_then(number);
+        if number(key).zip(start).is_some_and(|(key, start)| key < start) {
+            self.start = Some(key.to_owned());
+        }
+        self
+    }
+
+    /// Whether its marks that are numbers below where the next sync starts are all that the `newer` one
+    /// has.
+    #[must_use]
+    pub fn tells_of_keys_that_went_back_as(&self, newer: &Self) -> bool {
+        let start = newer.start.as_deref().and_then(number);
+        let below =
+            |mark: &&Mark| number(&mark.key).zip(start).is_some_and(|(key, start)| key < start);
+        newer
+            .pending
+            .iter()
+            .filter(below)
+            .all(|mark| self.pending.iter().any(|kept| kept.key == mark.key))
+    }
+
     /// The watermark after a sync that took the mark `new` and then read `still_active`, before
     /// its snapshot.
     #[must_use]
@@ -182,8 +211,8 @@ fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
 /// keys went back.
 fn thinned(mut pending: Vec<Mark>) -> Vec<Mark> {
     if pending.len() > MOST_PENDING {
-        let number = |at: &usize| pending[*at].key.parse().unwrap_or(f64::INFINITY);
-        let least = (0..pending.len()).min_by(|one, other| number(one).total_cmp(&number(other)));
+        let key = |at: &usize| number(&pending[*at].key).unwrap_or(f64::INFINITY);
+        let least = (0..pending.len()).min_by(|one, other| key(one).total_cmp(&key(other)));
         let newer = pending.split_off(MOST_PENDING / 2);
         let older = pending.into_iter().enumerate();
         let kept = older.filter(|(at, _)| at % 2 == 0 || Some(*at) == least);

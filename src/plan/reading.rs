@@ -22,20 +22,21 @@ pub struct Since {
     pub details: Vec<String>,
 }
 
-/// Works out which rows to read after a sync that left `before`. `mark` is the greatest key now.
+/// Works out which rows to read after a sync that left `before`. `seen` are the greatest keys when the run
+/// began, and now.
 #[must_use]
 pub fn since(
     before: &Progress,
-    (key, mark): (Option<&Key>, Seen<&str>),
+    (key, seen): (Option<&Key>, Seen<Vec<&str>>),
     source: &SourceTable,
     now: &Position,
 ) -> Since {
     let mut since = Since::default();
-    let moved = moved(before, source, now);
+    let mut moved = moved(before, source, now);
     let start = before.watermark.start.as_deref();
     let from = key
         .zip(start)
-        .filter(|(key, start)| !key.is_at_the_bottom(start) && mark != Seen::NoKey)
+        .filter(|(key, start)| !key.is_at_the_bottom(start) && seen != Seen::NoKey)
         .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
         Some(why) => Err(why.to_owned()),
@@ -46,6 +47,19 @@ pub fn since(
             Err("it is not the same as before".to_owned())
         }
         None => overlap::condition(before.position.as_ref(), now, source.snapshot.xmax),
+    };
+    let again = again(before, source);
+    let from = match (&recent, from) {
+        (Ok(_), Some(from)) if !again.is_empty() => {
+            Some(format!("({})", or_in_tables(&from, &again)))
+        }
+        (Err(_), from) => {
+            moved.extend(
+                again.iter().filter(|part| !moved.contains(part)).copied().collect::<Vec<_>>(),
+            );
+            from
+        }
+        (_, from) => from,
     };
     if let Err(why) = &recent {
         since.details.push(format!("unchanged rows of the overlap are read again: {why}"));
@@ -70,8 +84,8 @@ pub fn since(
     }
     let mut condition = conditions.join(" AND ");
     let kept = before.watermark.pending.iter().map(|mark| mark.key.as_str());
-    let marks: Vec<&str> = match mark {
-        Seen::Key(mark) => std::iter::once(mark).chain(kept).collect(),
+    let marks: Vec<&str> = match seen {
+        Seen::Key(keys) => keys.into_iter().chain(kept).collect(),
         Seen::Nothing => kept.collect(),
         Seen::NoKey => Vec::new(),
     };
@@ -129,6 +143,13 @@ pub fn unseen(
         if within_reach { key.since(start) } else { key.from(start) }
     };
     let above = key.zip(start).map(read).map(|condition| format!("({condition})"));
+    let again = again(before, source);
+    let above = match above {
+        Some(above) if newer.is_some() && !again.is_empty() => {
+            Some(format!("({})", or_in_tables(&above, &again)))
+        }
+        above => above,
+    };
     let conditions: Vec<String> = above.into_iter().chain(newer).collect();
     if conditions.is_empty() {
         return None;
@@ -139,6 +160,24 @@ pub fn unseen(
     let attached: Vec<u32> = source.storage.iter().filter(new).map(|part| part.oid).collect();
     let told = before.storage.is_some() && source.readable && !attached.is_empty();
     Some(if told { or_in_tables(&condition, &attached) } else { condition })
+}
+
+/// The parts of a table that are read whole, and those that are read by their transactions whatever the
+/// keys are.
+#[must_use]
+pub fn moved_and_again(
+    before: &Progress,
+    source: &SourceTable,
+    now: &Position,
+) -> (Vec<u32>, Vec<u32>) {
+    (moved(before, source, now), again(before, source))
+}
+
+/// Those that are where they were, and are to be read by their transactions whatever the keys are.
+fn again(before: &Progress, source: &SourceTable) -> Vec<u32> {
+    let known = before.storage.as_deref().unwrap_or_default();
+    let again = |part: &&Storage| known.iter().any(|known| known.again && part.is_still(known));
+    source.storage.iter().filter(again).map(|part| part.oid).collect()
 }
 
 /// The tables with rows of this one that are new since, or whose rows were rewritten: attached
@@ -169,7 +208,7 @@ mod tests {
     const PARTS: [Storage; 2] = [part(1, 10), part(2, 20)];
 
     const fn part(oid: u32, file: u32) -> Storage {
-        Storage { oid, file, attached: None, unlogged: false }
+        Storage { oid, file, attached: None, unlogged: false, again: false }
     }
 
     fn source(storage: &[Storage]) -> SourceTable {
@@ -240,7 +279,8 @@ mod tests {
         let set = Progress { watermark_set_in: Some(set_in.clone()), ..before(Some("7"), &PARTS) };
         let read = |before: &Progress, mark| {
             let key = key();
-            since(before, (Some(&key), Seen::Key(mark)), &source(&PARTS), &position(None)).condition
+            since(before, (Some(&key), Seen::Key(vec![mark])), &source(&PARTS), &position(None))
+                .condition
         };
         let usual = format!("(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL) AND {RECENT}");
         assert_eq!(read(&set, "7"), Some(usual.clone()));
@@ -268,6 +308,25 @@ mod tests {
         let idle =
             since(&before(None, &PARTS), (None, Seen::Nothing), &source(&PARTS), &position(None));
         assert_eq!((idle.notes.len(), idle.details.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_part_that_was_new_is_read_by_its_transactions_once_more() {
+        let again = Storage { again: true, ..PARTS[1] };
+        let old = before(Some("7"), &[PARTS[0], again]);
+        let read = |source: &SourceTable| {
+            since(&old, (Some(&key()), Seen::Key(vec!["9"])), source, &position(None))
+        };
+        let from = "(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL)";
+        let either = format!("(({from}) OR tableoid IN (2)) AND {RECENT}");
+        let found = read(&source(&PARTS));
+        assert_eq!((found.condition, found.notes.len()), (Some(either), 0));
+        // A standby that was restarted tells nothing by transactions.
+        let elsewhere = Position { running_since: Some("one".to_owned()), ..position(None) };
+        let found = since(&old, (Some(&key()), Seen::Nothing), &source(&PARTS), &elsewhere);
+        assert_eq!(found.condition, Some(format!("({from}) OR tableoid IN (2)")));
+        let pending = unseen(&old, Some(&key()), &source(&PARTS), &position(None)).unwrap();
+        assert_eq!(pending, format!("(({from}) OR tableoid IN (2)) AND {NEWER}"));
     }
 
     #[test]

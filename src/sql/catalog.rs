@@ -329,19 +329,12 @@ pub fn or_filled(question: &str, tables: &[u32]) -> String {
     )
 }
 
-/// Whether tables have an empty file, and whether somebody else is writing to them: one JSON document a
-/// row.
+/// The object identifiers of those tables whose files are empty, one a row.
 #[must_use]
-pub fn parts_now(tables: &[u32]) -> String {
+pub fn empty_parts(tables: &[u32]) -> String {
     format!(
-        "\
-SELECT json_build_object('oid', c.oid::bigint,
-  'empty', c.relkind IN ('r', 'm') AND pg_relation_size(c.oid) = 0,
-  'written', EXISTS (
-    SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-    WHERE l.relation = c.oid AND d.datname = current_database() AND l.granted
-      AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareUpdateExclusiveLock')))
-FROM pg_class c WHERE c.oid = ANY ({})",
+        "SELECT c.oid FROM pg_class c WHERE c.oid = ANY ({}) AND c.relkind IN ('r', 'm') \
+         AND pg_relation_size(c.oid) = 0",
         oids(tables)
     )
 }

@@ -129,6 +129,7 @@ SELECT json_build_object(
         AND d.classid IN ('pg_proc'::regclass, 'pg_policy'::regclass, 'pg_class'::regclass,
           'pg_type'::regclass)
         AND p.polrelid IS DISTINCT FROM c.oid
+        AND NOT (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT v.oid FROM view_depends v))
         AND (d.refclassid, d.refobjid) IN (
           SELECT 'pg_class'::regclass::oid, v.oid FROM view_depends v
           UNION ALL

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::Request;
 use super::marks::Marks;
-use super::table::{After, Parts, next_receipt};
+use super::table::{After, Look, next_receipt};
 use crate::catalog;
 use crate::config::{Mode, Pipeline, Rule};
 use crate::connections::Connections;
@@ -27,6 +27,7 @@ use crate::sql::{self, Qualified};
 use crate::state::{self, Beside, Written, WrittenBeside};
 use crate::table::{DestinationTable, RECEIPTS, SourceTable, staging_name};
 use crate::watermark::Seen;
+use crate::watermark::key::Key;
 
 /// How many tables are looked at together.
 const TABLES_AT_ONCE: usize = 100;
@@ -182,17 +183,22 @@ fn question<'a>(
     // Parts that hold nothing yet are no parts, as in the table's own turn.
     let mut filled = situation.source.clone();
     let mut new = Vec::new();
-    if key.is_some() && mark != Seen::NoKey {
+    if key.is_some() {
         new = plan::moved(&progress, &filled, &position);
         filled.storage.retain(|part| !new.contains(&part.oid));
     }
     let situation = Situation { source: &filled, ..situation };
-    let since = plan::since(&progress, (key, mark), situation.source, &position);
+    // Where nobody has looked at keys that may go back, the table's own turn does.
+    if mark == Seen::Nothing && key.is_some_and(Key::may_go_back) {
+        return None;
+    }
+    let look = Look { mark: mark.map(str::to_owned), now: None };
+    let since = plan::since(&progress, (key, look.keys()), situation.source, &position);
     if (key.is_none() || since.condition.is_none()) && !small {
         return None;
     }
     let condition = since.condition.clone();
-    let after = After { marks, began: Some(situation.source), written_in, parts: Parts::Read };
+    let after = After { marks, began: Some(situation.source), written_in, look: &look };
     let next = next_receipt(&pipeline.name, &situation, &progress, source, &after);
     let known = receipt.origin == next.origin && progress.serves_as_well_as(&next.progress);
     let selection = situation.shape.selection(rule, situation.source, condition);

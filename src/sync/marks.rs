@@ -80,21 +80,27 @@ impl Marks {
         }
     }
 
-    /// The watermark of that table after a sync that went on from `before`, which stands in a receipt
-    /// that the transaction `written_in` of the destination wrote.
+    /// The watermark after a sync that went on from `before` and saw this key. Nothing is said of it where
+    /// the marks do not serve.
     pub(super) fn advance(
         &self,
-        (table, oid): (&str, u32),
+        key: Seen<&str>,
         source: &Server,
         before: &Watermark,
         written_in: Option<u32>,
     ) -> Watermark {
-        let meanwhile = written_in.is_some_and(|writer| self.may_be_older_than(writer));
-        if meanwhile || !self.source.has_gone_on_as(source) {
+        if !self.serve(source, written_in) {
             return before.clone();
         }
         let mark = |key: &str| Mark { key: key.to_owned(), in_flight: self.in_flight.clone() };
-        before.advance(self.key_of(table, oid, source).map(mark), &self.still_active)
+        before.advance(key.map(mark), &self.still_active)
+    }
+
+    /// Whether they say something of this server, and of a receipt that the transaction `written_in` of
+    /// the destination wrote.
+    fn serve(&self, source: &Server, written_in: Option<u32>) -> bool {
+        let meanwhile = written_in.is_some_and(|writer| self.may_be_older_than(writer));
+        !meanwhile && self.source.has_gone_on_as(source)
     }
 
     /// Whether another run may have written a receipt, in this transaction of the destination, after the
@@ -105,9 +111,10 @@ impl Marks {
         writer.wrapping_sub(began) < 1 << 31
     }
 
-    /// Whether all that were at work when they were taken have ended.
-    pub(super) fn are_safe(&self) -> bool {
-        self.still_active.prepared.is_empty()
+    /// Whether all that were at work when they were taken have ended, as far as they serve.
+    pub(super) fn are_safe(&self, source: &Server, written_in: Option<u32>) -> bool {
+        self.serve(source, written_in)
+            && self.still_active.prepared.is_empty()
             && self.in_flight.is_disjoint(&self.still_active.transactions)
     }
 

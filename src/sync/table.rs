@@ -162,14 +162,14 @@ impl TableSync<'_> {
                 let evolution = evolution.as_deref();
                 let there = evolution.map(|evolution| &evolution.destination);
                 let destination = there.or(situation.destination);
-                let mark = self.mark(situation, &progress)?;
-                let (source, parts) = self.parts(situation, &progress, &mark)?;
+                let look = self.look(situation, &progress)?;
+                let source = self.filled(situation, &progress)?;
                 let situation = Situation { destination, source: &source, ..*situation };
                 let situation = &situation;
                 let watch = self.watch(situation.source)?;
                 let key = situation.shape.key.as_ref();
                 let key = key.filter(|_| !evolution.is_some_and(Evolution::adds));
-                let since = self.since(situation, &progress, (key, &mark))?;
+                let since = self.since(situation, &progress, (key, &look))?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
                 let reconciled_at = match &reconciliation {
                     Some(_) => self.now_if_spaced_out(),
@@ -179,7 +179,7 @@ impl TableSync<'_> {
                 // Where all rows were compared and need not have been, the next sync is to know.
                 let noted = watch.is_none() || since.is_some() || !tells;
                 let written_in = found.written_in;
-                let mut receipt = self.receipt(situation, &progress, (written_in, parts));
+                let mut receipt = self.receipt(situation, &progress, (written_in, &look));
                 receipt.progress.reconciled_at = reconciled_at;
                 receipt.progress.destination = watch;
                 let known = noted
@@ -209,10 +209,10 @@ impl TableSync<'_> {
             Decision::Copy { sync_type, reason, unasked } => {
                 let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
                 let before = Progress::default();
-                let mark = self.mark(situation, &before)?;
-                let (source, _) = self.parts(situation, &before, &mark)?;
+                let look = self.look(situation, &before)?;
+                let source = self.filled(situation, &before)?;
                 let situation = &Situation { source: &source, ..*situation };
-                let mut receipt = self.receipt(situation, &before, (None, Parts::Read));
+                let mut receipt = self.receipt(situation, &before, (None, &look));
                 receipt.progress.reconciled_at = now;
                 receipt.progress.destination = watch;
                 let dependents = match situation.destination {
@@ -246,11 +246,11 @@ impl TableSync<'_> {
         &mut self,
         situation: &Situation,
         before: &Progress,
-        (key, mark): (Option<&Key>, &Seen<String>),
+        (key, look): (Option<&Key>, &Look),
     ) -> Result<Option<Since>> {
         let source = situation.source;
         let position = self.source.server.position(source, None);
-        let since = plan::since(before, (key, mark.as_deref()), source, &position);
+        let since = plan::since(before, (key, look.keys()), source, &position);
         if self.rule.mode != Mode::Diff {
             return Ok(Some(since));
         }
@@ -266,30 +266,29 @@ impl TableSync<'_> {
         Ok((written.as_deref() == Some("f")).then_some(since))
     }
 
-    /// The greatest key of the table's mark. Where the watermark may lie above it, another run may have
-    /// set it there meanwhile, so that it is the snapshot that counts.
-    fn mark(&mut self, situation: &Situation, before: &Progress) -> Result<Seen<String>> {
+    /// The greatest keys: that of the table's mark, and where keys may have gone back since, or nobody has
+    /// looked, that of the snapshot as well.
+    fn look(&mut self, situation: &Situation, before: &Progress) -> Result<Look> {
         let source = situation.source;
         let mark = self.marks.key_of(&situation.table.name, source.oid, &self.source.server);
-        let key = situation.shape.key.as_ref();
-        Ok(match (mark, key.zip(before.watermark.start.as_ref())) {
-            (Seen::Key(mark), Some((key, start))) if key.may_have_gone_back(mark, start) => {
-                let question = key.greatest(&source.name);
-                let now = self.source.value("read the greatest replication key", &question)?;
-                now.map_or(Seen::NoKey, Seen::Key)
-            }
-            (mark, _) => mark.map(str::to_owned),
-        })
+        let mark = mark.map(str::to_owned);
+        let asked = situation.shape.key.as_ref().zip(before.watermark.start.as_ref()).filter(
+            |(key, start)| match &mark {
+                Seen::Key(mark) => key.may_have_gone_back(mark, start),
+                Seen::Nothing => key.may_go_back(),
+                Seen::NoKey => false,
+            },
+        );
+        let Some((key, _)) = asked else { return Ok(Look { mark, now: None }) };
+        let question = key.greatest(&source.name);
+        let now = self.source.value("read the greatest replication key", &question)?;
+        let mark = if now.is_some() { mark } else { Seen::NoKey };
+        Ok(Look { mark, now })
     }
 
     /// The source table without those of its parts, new or rewritten since, that hold nothing yet: they are
-    /// new once they hold something, whatever its key is. And what becomes of the others.
-    fn parts(
-        &mut self,
-        situation: &Situation,
-        before: &Progress,
-        mark: &Seen<String>,
-    ) -> Result<(SourceTable, Parts)> {
+    /// new once they hold something, whatever its key is.
+    fn filled(&mut self, situation: &Situation, before: &Progress) -> Result<SourceTable> {
         let mut source = situation.source.clone();
         let now = self.source.server.position(&source, None);
         let new = match before.storage {
@@ -298,15 +297,11 @@ impl TableSync<'_> {
             None if source.storage.len() == 1 => Vec::new(),
             None => source.storage.iter().map(|part| part.oid).collect(),
         };
-        // Whatever is written to a table whose rows tell it by their transactions, or that was seen
-        // without a key, is found by the next sync.
-        if situation.shape.key.is_none() || *mark == Seen::NoKey || new.is_empty() {
-            return Ok((source, Parts::Read));
+        if situation.shape.key.is_some() && !new.is_empty() {
+            let empty = catalog::empty_parts(self.source, &new)?;
+            source.storage.retain(|part| !empty.contains(&part.oid));
         }
-        let new = catalog::parts_now(self.source, &new)?;
-        source.storage.retain(|part| !new.iter().any(|new| new.oid == part.oid && new.empty));
-        let written = !self.marks.are_safe() || new.iter().any(|new| new.written);
-        Ok((source, if written { Parts::ToBeReadAgain } else { Parts::Read }))
+        Ok(source)
     }
 
     /// What a receipt says of the destination, so that the next diff, or verify, knows whether
@@ -354,9 +349,9 @@ impl TableSync<'_> {
         &self,
         situation: &Situation,
         before: &Progress,
-        (written_in, parts): (Option<u32>, Parts),
+        (written_in, look): (Option<u32>, &Look),
     ) -> Receipt {
-        let after = After { marks: self.marks, began: self.before, written_in, parts };
+        let after = After { marks: self.marks, began: self.before, written_in, look };
         next_receipt(&self.pipeline.name, situation, before, &self.source.server, &after)
     }
 
@@ -419,8 +414,28 @@ pub(super) fn begin(log: &Log, report: &mut TableReport, sync_type: SyncType, re
     log.info(Some(&report.name), &format!("{} sync: {reason}", sync_type.name()));
 }
 
-/// The file of a part that was read and is to be read whole once more: no table has it.
-const NO_FILE: u32 = 0;
+/// What was seen of a table's keys.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    /// By the run's mark.
+    pub(super) mark: Seen<String>,
+    /// The greatest in the table's snapshot, where that was asked.
+    pub(super) now: Option<String>,
+}
+
+impl Look {
+    /// All of them.
+    pub(super) fn keys(&self) -> Seen<Vec<&str>> {
+        match (&self.mark, &self.now) {
+            (Seen::NoKey, _) => Seen::NoKey,
+            (Seen::Nothing, None) => Seen::Nothing,
+            (Seen::Nothing, Some(now)) => Seen::Key(vec![now]),
+            (Seen::Key(mark), now) => {
+                Seen::Key(std::iter::once(mark).chain(now).map(String::as_str).collect())
+            }
+        }
+    }
+}
 
 /// What a receipt says beside how far the sync before it had come.
 pub(super) struct After<'a> {
@@ -429,17 +444,7 @@ pub(super) struct After<'a> {
     pub(super) began: Option<&'a SourceTable>,
     /// The transaction of the destination that wrote the receipt before.
     pub(super) written_in: Option<u32>,
-    /// What becomes of those parts of the table that are new or rewritten.
-    pub(super) parts: Parts,
-}
-
-/// How far a sync has come with the parts of a table that are new or rewritten since the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parts {
-    /// They count as read from now on.
-    Read,
-    /// They are read, and somebody may be at work on them whose rows nothing else would find.
-    ToBeReadAgain,
+    pub(super) look: &'a Look,
 }
 
 /// The receipt of a sync that goes on from `before`, and that knows as much of the destination.
@@ -451,8 +456,12 @@ pub(super) fn next_receipt(
     after: &After,
 ) -> Receipt {
     let source = situation.source;
-    let table = (situation.table.name.as_str(), source.oid);
-    let watermark = after.marks.advance(table, server, &before.watermark, after.written_in);
+    let seen = after.look.mark.as_deref();
+    let mut watermark = after.marks.advance(seen, server, &before.watermark, after.written_in);
+    if let (Seen::Nothing, Some(now)) = (&after.look.mark, &after.look.now) {
+        // Lower than what a mark has said is always safe.
+        watermark = watermark.at_most(now);
+    }
     let position = server.position(source, watermark.start.clone());
     let set_in = if watermark.start == before.watermark.start {
         before.watermark_set_in.clone()
@@ -463,10 +472,11 @@ pub(super) fn next_receipt(
         after.began.map(at)
     };
     let mut storage = source.storage.clone();
-    if after.parts == Parts::ToBeReadAgain {
-        let moved = plan::moved(before, source, &position);
-        for part in storage.iter_mut().filter(|part| moved.contains(&part.oid)) {
-            part.file = NO_FILE;
+    if situation.shape.key.is_some() && before.storage.is_some() {
+        let safe = after.marks.are_safe(server, after.written_in);
+        let (moved, again) = plan::moved_and_again(before, source, &position);
+        for part in &mut storage {
+            part.again = moved.contains(&part.oid) || !safe && again.contains(&part.oid);
         }
     }
     Receipt {

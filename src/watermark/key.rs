@@ -211,6 +211,12 @@ impl Key {
         Some((below.join(" or "), back))
     }
 
+    /// Whether keys are given by hand or by a counter, so that they may go back.
+    #[must_use]
+    pub fn may_go_back(&self) -> bool {
+        self.key_type.may_go_back()
+    }
+
     /// Whether `mark` may lie below `start`, although keys grow.
     #[must_use]
     pub fn may_have_gone_back(&self, mark: &str, start: &str) -> bool {

@@ -280,3 +280,128 @@ fn a_materialized_view_shows_rows_late_whatever_their_keys_are() {
     case.assert_equal("public.m");
     case.sync().says("m-incremental-0");
 }
+
+const TEN: &str = "CREATE TABLE t (id int PRIMARY KEY, note text);
+     INSERT INTO t SELECT n, 'old' FROM generate_series(1, 10) n";
+
+fn new(from: u32, to: u32) -> String {
+    format!("INSERT INTO t SELECT n, 'new' FROM generate_series({from}, {to}) n")
+}
+
+fn assert_all_new(case: &mut Case, from: u32, to: u32) {
+    let stale = format!(
+        "SELECT {to} - {from} + 1 - count(*) FROM t WHERE id BETWEEN {from} AND {to} AND note = 'new'"
+    );
+    assert_eq!(case.ask(&stale), ["0"]);
+}
+
+#[test]
+fn a_key_that_went_back_while_no_row_travelled_is_remembered() {
+    let mut case = Case::new(TEN, &json!([strictly("t", "id")]));
+    case.sync();
+    case.at_source("DELETE FROM t WHERE id > 5");
+    let mut idle = case.another_source();
+    idle.batch_execute("BEGIN; SELECT 1").expect("an idle transaction");
+    case.sync().says("t-incremental-0");
+    let log = case.run(&["-v", "sync"]);
+    assert!(!log.stdout.contains("write the receipt"), "once is enough:\n{}", log.stdout);
+    idle.batch_execute("COMMIT").expect("an end");
+    case.at_source(&new(6, 12));
+    case.sync();
+    assert_all_new(&mut case, 6, 12);
+}
+
+/// A sync during whose `settle` something happens at the source.
+fn meanwhile(case: &mut Case, what: &str) {
+    let mut holder = case.another_source();
+    holder.batch_execute("BEGIN; SELECT 1").expect("somebody to wait for");
+    let child = case.start(&["sync"]);
+    let seen = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
+                AND datname = current_database() AND query LIKE '%pg_prepared_xacts%'";
+    let mut watcher = case.another_source();
+    let started = Instant::now();
+    while judge::column(&mut watcher, seen).is_empty() {
+        assert!(started.elapsed() < Duration::from_mins(1), "no mark is taken");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    case.at_source(what);
+    holder.batch_execute("COMMIT").expect("an end");
+    Run::from(child.wait_with_output().expect("a run")).expect(0);
+}
+
+#[test]
+fn keys_that_went_back_and_on_again_before_the_tables_turn_are_not_lost() {
+    for (then, after) in [(new(6, 12), None), ("DELETE FROM t".to_owned(), Some(new(1, 7)))] {
+        let rule = with(strictly("t", "id"), &json!({"settle": "1m"}));
+        let mut case = Case::new(TEN, &json!([rule]));
+        case.sync();
+        case.at_source("DELETE FROM t WHERE id > 5");
+        meanwhile(&mut case, &then);
+        if let Some(filled) = &after {
+            case.at_source(filled);
+        }
+        case.sync();
+        let (from, to) = if after.is_some() { (1, 7) } else { (6, 12) };
+        assert_all_new(&mut case, from, to);
+    }
+}
+
+#[test]
+fn a_key_that_nobody_could_look_at_may_have_gone_back() {
+    let mut case = Case::new(TEN, &json!([strictly("t", "id")]));
+    case.sync();
+    case.at_source(&format!("DELETE FROM t WHERE id > 5; {}", new(6, 6)));
+    let mut holder = case.another_source();
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").expect("a lock");
+    let child = case.start(&["sync"]);
+    let mut watcher = case.another_source();
+    let turn = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%LOCK TABLE%' \
+                AND datname = current_database()";
+    let started = Instant::now();
+    while judge::column(&mut watcher, turn).is_empty() {
+        assert!(started.elapsed() < Duration::from_mins(1), "it does not wait in its turn");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    holder.batch_execute("COMMIT").expect("an end");
+    Run::from(child.wait_with_output().expect("a run")).expect(0);
+    case.at_source(&new(7, 12));
+    case.sync();
+    assert_all_new(&mut case, 6, 12);
+}
+
+#[test]
+fn a_part_that_was_never_filled_is_new_once_it_is() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int, region int, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+         CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1); CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2)",
+        &json!([strictly("t", "id")]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO t VALUES (100, 1, 'a')");
+    case.sync();
+    case.at_source("INSERT INTO t SELECT n, 2, 'b' FROM generate_series(1, 5) n");
+    let mut late = case.another_source();
+    late.batch_execute("BEGIN; INSERT INTO t VALUES (6, 2, 'late')").expect("a late row");
+    case.sync();
+    late.batch_execute("COMMIT").expect("a commit");
+    case.verify(0);
+    case.sync().says("t-incremental-1");
+    case.verify(0);
+    case.sync();
+    let log = case.run(&["-v", "sync"]);
+    assert!(!log.stdout.contains("tableoid"), "it is an old part now:\n{}", log.stdout);
+}
+
+#[test]
+fn a_table_that_was_rewritten_is_read_whole_once_and_not_beside_every_idle_transaction() {
+    let mut case = Case::new(TEN, &json!([strictly("t", "id")]));
+    case.sync();
+    let mut idle = case.another_source();
+    idle.batch_execute("BEGIN; SELECT 1").expect("an idle transaction");
+    case.at_source("VACUUM FULL t");
+    case.sync().says("so all rows are read");
+    case.at_source("INSERT INTO t VALUES (11, 'new')");
+    let run = case.sync();
+    assert!(!run.stdout.contains("so all rows are read"), "{}", run.stdout);
+    case.assert_equal("public.t");
+}

@@ -146,7 +146,7 @@ impl Facts {
                 lookback: shape.key.as_ref().and_then(Key::reach),
                 ..Progress::default()
             };
-            let key = (shape.key.as_ref(), Seen::Key(watermark));
+            let key = (shape.key.as_ref(), Seen::Key(vec![watermark]));
             let since = plan::since(&before, key, &self.source, &now);
             let depth = match (self.rule.mode, self.rule.deletes) {
                 (Mode::Diff, _) => Some(Depth::Rows),

@@ -343,3 +343,16 @@ fn an_index_that_takes_different_keys_for_equal_is_no_place_to_merge_by() {
     case.sync().says("the destination's column `code` is text COLLATE coarse and must be text");
     case.assert_equal("public.t");
 }
+
+#[test]
+fn views_of_whole_rows_are_made_again_like_others() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination(
+        "CREATE VIEW whole AS SELECT orders AS row FROM orders;
+         CREATE VIEW all_of_them AS SELECT array_agg(orders) AS rows FROM orders",
+    );
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    assert_eq!(case.ask("SELECT cardinality(rows) FROM all_of_them"), ["10"]);
+    assert_eq!(case.ask("SELECT count((row).id) FROM whole"), ["10"]);
+}
