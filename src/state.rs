@@ -515,6 +515,13 @@ impl Drop for Nameless<'_> {
     }
 }
 
+/// Removes the state file of a table that is about to be copied anew: it must not outlive the copy that
+/// it speaks of. Until the new one is there, the receipt says the same.
+pub fn forget(directory: &Path, table: &str) {
+    // Where it cannot go now, writing the new one will say why.
+    let _ = fs::remove_file(directory.join(file_name(table)));
+}
+
 /// Removes what a process has left that ended while it wrote a state file.
 pub fn forget_half_written(directory: &Path, table: &str) {
     // Where it cannot go now, writing will say why.

@@ -384,6 +384,7 @@ impl TableSync<'_> {
         }
         let expected = match plan.sync_type {
             SyncType::Initial | SyncType::FullRefresh => {
+                state::forget(&self.pipeline.directory, &self.table.name);
                 self.before.map(|there| there.estimated_rows)
             }
             SyncType::Incremental | SyncType::Skipped => None,

@@ -255,3 +255,19 @@ fn a_table_that_was_truncated_is_planned_as_it_is_synced() {
         steps: vec![("plan_and_sync", 8517), ("truncate", 7451), ("plan_and_sync", 6579)],
     });
 }
+
+#[test]
+fn a_state_file_does_not_outlive_the_copy_that_it_speaks_of() {
+    replay(&Story {
+        majors: (16, 17),
+        settle: "50ms",
+        tables: vec![1082],
+        steps: vec![
+            ("drop_not_null", 2549),
+            ("exchange_columns", 9346),
+            ("insert", 2237),
+            ("lose_receipts_in_a_crash", 6273),
+            ("exchange_columns", 5599),
+        ],
+    });
+}
