@@ -271,3 +271,13 @@ fn a_state_file_does_not_outlive_the_copy_that_it_speaks_of() {
         ],
     });
 }
+
+#[test]
+fn a_part_that_was_new_is_noted_in_the_second_sync_and_in_no_later_one() {
+    replay(&Story {
+        majors: (15, 16),
+        settle: "0s",
+        tables: vec![834],
+        steps: vec![("sync", 5653), ("upsert", 4289)],
+    });
+}
