@@ -31,6 +31,8 @@ pub struct Ledger {
     seen_files: BTreeSet<String>,
     /// The files it has now, the empty ones too.
     files: BTreeSet<String>,
+    /// The rows that the last sync has left as another version than the source's, as it may.
+    unfound: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -91,9 +93,13 @@ impl Ledger {
     /// A sync has succeeded and left these rows: what was found stays found.
     pub fn settle(&mut self, destination: &Rows) {
         self.accepted.clear();
+        self.unfound.clear();
         for key in self.now.keys().chain(destination.keys()) {
             let there = |rows: &Rows| rows.get(key).map(|row| row.text.clone());
             let versions = [there(&self.now), there(destination)];
+            if versions[0] != versions[1] {
+                self.unfound.insert(key.clone());
+            }
             self.accepted.insert(key.clone(), BTreeSet::from(versions));
         }
         self.seen_files = self.files.clone();
@@ -105,11 +111,13 @@ impl Ledger {
     }
 
     /// The destination's columns were followed in place: rows that it has kept while the source had
-    /// none of their key have other columns now, which the source has never said anything of.
+    /// none of their key, or another version that need not be found, have other columns now, which the
+    /// source has never said anything of.
     pub fn accept_other_columns(&mut self, before: &Rows, after: &Rows) {
         for (key, row) in after.iter().filter(|(key, _)| before.contains_key(*key)) {
             let accepted = self.accepted.entry(key.clone()).or_default();
-            if accepted.contains(&None) || !self.now.contains_key(key) {
+            let unfound = self.unfound.contains(key) || accepted.contains(&None);
+            if unfound || !self.now.contains_key(key) {
                 accepted.insert(Some(row.text.clone()));
             }
         }
@@ -202,6 +210,19 @@ mod tests {
         ledger.accept_other_columns(&before, &after);
         let told = ledger.broken_by(&after);
         assert!(told.is_some_and(|told| told.contains("the row 2")), "the second must be found");
+    }
+
+    #[test]
+    fn a_version_that_need_not_be_found_may_get_other_columns_after_a_sync() {
+        let mut ledger = Ledger::default();
+        let before = rows(&[("1", "a")]);
+        note(&mut ledger, &[("1", "b")], Found::Perhaps);
+        ledger.settle(&before);
+        note(&mut ledger, &[("1", "b,")], Found::Perhaps);
+        let after = rows(&[("1", "a,")]);
+        assert!(ledger.broken_by(&after).is_some());
+        ledger.accept_other_columns(&before, &after);
+        assert_eq!(ledger.broken_by(&after), None);
     }
 
     #[test]
