@@ -19,7 +19,7 @@ pub use decision::{Decision, Remembered, decide, ready_to_compare, schema_differ
 pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
-pub use reading::{Since, moved, moved_and_again, since, tells_what_is_newer, unseen};
+pub use reading::{Since, again, moved, since, tells_what_is_newer, unseen};
 pub use shape::{Shape, origin, shape};
 
 use crate::config::{Mode, Rule, Side};

@@ -42,8 +42,9 @@
 //! on all the same. Where keys are numbers, a row that was written since the watermark stood there
 //! may have any key: one that is used again, or one below a wrong key that has hidden it. All that
 //! was written since that sync is then read, whatever its keys are, and all rows where [`overlap`]
-//! cannot tell ([`key::Key::went_back`]). A mark that is kept tells of it for as long as the watermark
-//! stands above it.
+//! cannot tell ([`key::Key::went_back`]). The mark tells of it, the greatest key of the table's own snapshot,
+//! and a mark that is kept, for as long as the watermark stands above it. Where nobody could look at the
+//! keys when the marks were taken, the snapshot's greatest key is a watermark if it is the lower one.
 //!
 //! A table that was seen without any key was emptied: whatever comes next may have any key, that of a
 //! clock as well, and all rows are read until there is a safe mark again.

@@ -54,9 +54,7 @@ pub fn since(
             Some(format!("({})", or_in_tables(&from, &again)))
         }
         (Err(_), from) => {
-            moved.extend(
-                again.iter().filter(|part| !moved.contains(part)).copied().collect::<Vec<_>>(),
-            );
+            moved.extend(&again);
             from
         }
         (_, from) => from,
@@ -162,19 +160,10 @@ pub fn unseen(
     Some(if told { or_in_tables(&condition, &attached) } else { condition })
 }
 
-/// The parts of a table that are read whole, and those that are read by their transactions whatever the
-/// keys are.
+/// The tables with rows of this one that are where they were, and are to be read by their transactions
+/// whatever the keys are.
 #[must_use]
-pub fn moved_and_again(
-    before: &Progress,
-    source: &SourceTable,
-    now: &Position,
-) -> (Vec<u32>, Vec<u32>) {
-    (moved(before, source, now), again(before, source))
-}
-
-/// Those that are where they were, and are to be read by their transactions whatever the keys are.
-fn again(before: &Progress, source: &SourceTable) -> Vec<u32> {
+pub fn again(before: &Progress, source: &SourceTable) -> Vec<u32> {
     let known = before.storage.as_deref().unwrap_or_default();
     let again = |part: &&Storage| known.iter().any(|known| known.again && part.is_still(known));
     source.storage.iter().filter(again).map(|part| part.oid).collect()

@@ -264,8 +264,9 @@ GROUP BY made_of.whole",
 }
 
 /// A digest of what decides which rows some relations show, and what is in them, beside the rows that
-/// they are made of: the queries of views, of those below them as well, where the rows of foreign tables
-/// and partitions are, and the policies that our role meets in a SELECT. One row a relation that has some.
+/// they are made of: the queries of views, of those below them as well, with their owners, options and
+/// functions, where the rows of foreign tables and partitions are, and the policies that a SELECT meets:
+/// of our role, and below a view of whatever role. One row a relation that has some.
 ///
 /// Queries and conditions are read as they are stored: to have them printed is to wait for whoever holds
 /// a table that they speak of.

@@ -475,7 +475,8 @@ pub(super) fn next_receipt(
     let mut storage = source.storage.clone();
     if situation.shape.key.is_some() && before.storage.is_some() {
         let safe = after.marks.are_safe(server, after.written_in);
-        let (moved, again) = plan::moved_and_again(before, source, &position);
+        let moved = plan::moved(before, source, &position);
+        let again = plan::again(before, source);
         for part in &mut storage {
             part.again = moved.contains(&part.oid) || !safe && again.contains(&part.oid);
         }
