@@ -69,6 +69,7 @@ pub mod overlap;
 #[cfg(test)]
 mod history;
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -141,17 +142,20 @@ pub struct Activity {
     pub prepared: BTreeSet<String>,
 }
 
-/// A key that is a number.
-fn number(key: &str) -> Option<f64> {
-    key.parse().ok()
+/// How two keys lie that are numbers: exactly where both are integers, and nearly else.
+fn compared(one: &str, other: &str) -> Option<Ordering> {
+    if let (Ok(one), Ok(other)) = (one.parse::<i64>(), other.parse::<i64>()) {
+        return Some(one.cmp(&other));
+    }
+    one.parse::<f64>().ok()?.partial_cmp(&other.parse().ok()?)
 }
 
 impl Watermark {
     /// The same, or with the key to start at, a number, where that is less.
     #[must_use]
     pub fn at_most(mut self, key: &str) -> Self {
-        let start = self.start.as_deref().and_then(number);
-        if number(key).zip(start).is_some_and(|(key, start)| key < start) {
+        let start = self.start.as_deref();
+        if start.is_some_and(|start| compared(key, start) == Some(Ordering::Less)) {
             self.start = Some(key.to_owned());
         }
         self
@@ -161,9 +165,12 @@ impl Watermark {
     /// has.
     #[must_use]
     pub fn tells_of_keys_that_went_back_as(&self, newer: &Self) -> bool {
-        let start = newer.start.as_deref().and_then(number);
-        let below =
-            |mark: &&Mark| number(&mark.key).zip(start).is_some_and(|(key, start)| key < start);
+        let Some(start) = newer.start.as_deref() else { return true };
+        // What cannot be told apart costs a write, and no row.
+        let below = |mark: &&Mark| {
+            mark.key != start
+                && compared(&mark.key, start).is_some_and(|order| order != Ordering::Greater)
+        };
         newer
             .pending
             .iter()
@@ -212,8 +219,10 @@ fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
 /// keys went back.
 fn thinned(mut pending: Vec<Mark>) -> Vec<Mark> {
     if pending.len() > MOST_PENDING {
-        let key = |at: &usize| number(&pending[*at].key).unwrap_or(f64::INFINITY);
-        let least = (0..pending.len()).min_by(|one, other| key(one).total_cmp(&key(other)));
+        let key = |at: &usize| pending[*at].key.as_str();
+        let order = |one: &usize, other: &usize| compared(key(one), key(other));
+        let least =
+            (0..pending.len()).min_by(|one, other| order(one, other).unwrap_or(Ordering::Equal));
         let newer = pending.split_off(MOST_PENDING / 2);
         let older = pending.into_iter().enumerate();
         let kept = older.filter(|(at, _)| at % 2 == 0 || Some(*at) == least);
@@ -265,6 +274,26 @@ mod tests {
         let watermark = Watermark::default().advance(Seen::Key(mark("5", &[])), &active(&[]));
         let watermark = watermark.advance(Seen::Key(mark("7", &["1/1"])), &active(&["1/1"]));
         assert_eq!(watermark.advance(Seen::NoKey, &active(&[])), Watermark::default());
+    }
+
+    #[test]
+    fn a_mark_just_below_the_watermark_is_no_less_below_it_where_keys_are_large() {
+        let left = |start: &str, pending: &[&str]| Watermark {
+            start: Some(start.to_owned()),
+            pending: pending.iter().map(|key| mark(key, &["1/1"])).collect(),
+        };
+        let (start, below) = ("9007199254740993", "9007199254740992");
+        let newer = left(start, &[below]);
+        assert!(!left(start, &[]).tells_of_keys_that_went_back_as(&newer));
+        assert!(left(start, &[below]).tells_of_keys_that_went_back_as(&newer));
+        assert_eq!(left(start, &[]).at_most(below).start.as_deref(), Some(below));
+        assert_eq!(left(below, &[]).at_most(start).start.as_deref(), Some(below));
+        // Keys of a clock go on, and one above the watermark is for later.
+        let time = left("2026-01-02", &["2026-01-01"]);
+        assert!(left("2026-01-02", &[]).tells_of_keys_that_went_back_as(&time));
+        assert!(
+            left(start, &[]).tells_of_keys_that_went_back_as(&left(start, &["9007199254740994"]))
+        );
     }
 
     #[test]
