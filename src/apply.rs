@@ -10,7 +10,7 @@ use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::pg_dump;
-use crate::plan::{Load, Outcome, Plan, Reading, Shortcut, Step};
+use crate::plan::{DEPENDED_ON, Load, Outcome, Plan, Reading, Shortcut, Step};
 use crate::progress::Progress;
 use crate::report::Log;
 use crate::sql::session;
@@ -246,7 +246,10 @@ fn carry_out(
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
         (_, Some("54000")) => error,
         (Some(_), Some("42501")) => error.hint(NOT_OURS),
-        (Some(_), Some(DEPENDENT_OBJECTS)) => error.hint(DEPENDED_ON),
+        // Its hint is about a lock.
+        (Some(_), Some(DEPENDENT_OBJECTS)) if step.result == Outcome::Patient => {
+            error.hint(DEPENDED_ON)
+        }
         (Some(hint), _) => error.hint(hint),
         (None, Some("23505" | "23P01")) if step.result == Outcome::RowsMerged => {
             error.hint(ONE_BY_ONE)
@@ -299,9 +302,6 @@ const ONE_BY_ONE: &str = "somebody made that constraint at the destination, and 
 
 /// The SQLSTATE of what cannot be dropped because something else stands on it.
 const DEPENDENT_OBJECTS: &str = "2BP01";
-
-/// What helps where something stands on what is dropped, and this tool does not know how to make it again.
-const DEPENDED_ON: &str = "drop what depends on it, and make it again after the sync";
 
 /// What helps where a new copy meets what is not ours.
 const NOT_OURS: &str = "what the server speaks of belongs to another role: grant that role, and USAGE \

@@ -238,16 +238,19 @@ pub fn dependents(
     table: &Qualified,
     patience: Patience,
 ) -> Result<Option<Dependents>> {
-    let purpose = "read what depends on the table";
-    let of = dependents::of(table);
-    if patience == Patience::Short {
-        return Ok(documents(session, purpose, &format!("{}; {of}", sql::inspect::BRIEFLY))?.pop());
-    }
-    // Read first, so that what comes meanwhile is noticed.
-    let digest = session.value(purpose, &dependents::digest_of(table))?.unwrap_or_default();
-    let own_digest = session.value(purpose, &dependents::own_digest_of(table))?.unwrap_or_default();
-    let found: Option<Dependents> = documents(session, purpose, &of)?.pop();
-    Ok(found.map(|found| Dependents { digest, own_digest, ..found }))
+    let sql = match patience {
+        Patience::Short => {
+            format!("{}; {}", sql::inspect::BRIEFLY, dependents::with_digests(table))
+        }
+        Patience::Long => dependents::with_digests(table),
+    };
+    let rows = session.rows("read what depends on the table", &sql)?;
+    let [Some(document), Some(digest), Some(own_digest)] = rows.last().map_or(&[][..], |row| row)
+    else {
+        return Ok(None);
+    };
+    let found: Dependents = parsed(session, document)?;
+    Ok(Some(Dependents { digest: digest.clone(), own_digest: own_digest.clone(), ..found }))
 }
 
 /// Whether the destination's schema and a table of the name of the receipts' exist, whether that is one
@@ -286,11 +289,13 @@ pub(crate) fn documents<T: DeserializeOwned>(
     rows.iter()
         // What somebody has dropped since the statement began has none.
         .filter_map(|row| row.first()?.as_deref())
-        .map(|document| {
-            serde_json::from_str(document).map_err(|error| {
-                Error::bug(format!("the catalog of the {} reads strangely", session.side()))
-                    .caused_by(&error)
-            })
-        })
+        .map(|document| parsed(session, document))
         .collect()
+}
+
+fn parsed<T: DeserializeOwned>(session: &Session, document: &str) -> Result<T> {
+    serde_json::from_str(document).map_err(|error| {
+        Error::bug(format!("the catalog of the {} reads strangely", session.side()))
+            .caused_by(&error)
+    })
 }

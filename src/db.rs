@@ -116,11 +116,11 @@ impl Server {
     /// been restored, failed over or recovered from a crash in between.
     #[must_use]
     pub fn has_gone_on_as(&self, later: &Self) -> bool {
-        let who = |server: &Self| {
-            let Self { system_identifier, timeline, .. } = server.clone();
-            (system_identifier, timeline, server.running_since.clone(), server.recovered_at.clone())
-        };
-        self.in_recovery == later.in_recovery && who(self) == who(later)
+        self.in_recovery == later.in_recovery
+            && self.system_identifier == later.system_identifier
+            && self.timeline == later.timeline
+            && self.running_since == later.running_since
+            && self.recovered_at == later.recovered_at
     }
 
     /// Where the snapshot stands in which a table was read, for a receipt with this watermark.

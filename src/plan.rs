@@ -274,6 +274,9 @@ pub enum Reading {
     Copy(String),
 }
 
+/// What helps where something stands on what is dropped, and this tool does not know how to make it again.
+pub const DEPENDED_ON: &str = "drop what depends on it, and make it again after the sync";
+
 /// One statement on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {

@@ -55,8 +55,10 @@ pub fn remember(
     destination: &mut Session,
 ) -> Result<Found> {
     let mut warnings = Vec::new();
-    let Written { receipt, beside, transaction: written_in } = read_receipt(destination, table)?;
-    let receipt = receipt.transpose()?;
+    let (receipt, beside, written_in) = match read_receipt(destination, table)? {
+        Some(there) => (Some(there.receipt?), there.beside, there.transaction),
+        None => (None, WrittenBeside::It, None),
+    };
     let file = read_file(directory, &table.name, &mut warnings)?;
     let (found, file_repeats_it) = (receipt.clone(), receipt == file);
     // Without a table there is nothing to continue, and without a key no column to ask.
@@ -290,10 +292,9 @@ fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Resul
     })
 }
 
-fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Written> {
+fn read_receipt(destination: &mut Session, table: &Qualified) -> Result<Option<Written>> {
     let found = receipts(destination, &table.beside(RECEIPTS), &[&table.name])?.pop();
-    let none = Written { receipt: None, beside: WrittenBeside::It, transaction: None };
-    Ok(found.map_or(none, |(_, written)| written))
+    Ok(found.map(|(_, written)| written))
 }
 
 /// What a receipt was written beside.
@@ -326,11 +327,11 @@ impl WrittenBeside {
     }
 }
 
-/// A receipt as it stands at the destination, if there is one.
+/// A receipt as it stands at the destination.
 #[derive(Debug)]
 pub struct Written {
     /// What it says, where that is understood.
-    pub receipt: Option<Result<Receipt>>,
+    pub receipt: Result<Receipt>,
     /// What it was written beside.
     pub beside: WrittenBeside,
     /// The transaction that wrote it.
@@ -361,7 +362,7 @@ pub fn receipts(
                 _ => WrittenBeside::It,
             };
             let transaction = transaction.and_then(|transaction| transaction.parse().ok());
-            Some((table, Written { receipt: Some(receipt), beside, transaction }))
+            Some((table, Written { receipt, beside, transaction }))
         }
         _ => None,
     });

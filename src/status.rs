@@ -33,7 +33,7 @@ pub fn read(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Status> {
     let status = |rule: &Rule| {
         let name = &rule.destination_name;
         let last = runs.tables.get(name).cloned().unwrap_or_default();
-        let (receipt, unreadable) = match found.remove(name).flatten().transpose() {
+        let (receipt, unreadable) = match found.remove(name).transpose() {
             Ok(receipt) => (receipt, None),
             Err(error) => (None, Some(error.one_line())),
         };

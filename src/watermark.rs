@@ -220,9 +220,8 @@ fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
 fn thinned(mut pending: Vec<Mark>) -> Vec<Mark> {
     if pending.len() > MOST_PENDING {
         let key = |at: &usize| pending[*at].key.as_str();
-        let order = |one: &usize, other: &usize| compared(key(one), key(other));
-        let least =
-            (0..pending.len()).min_by(|one, other| order(one, other).unwrap_or(Ordering::Equal));
+        let least = (0..pending.len())
+            .min_by(|one, other| compared(key(one), key(other)).unwrap_or(Ordering::Equal));
         let newer = pending.split_off(MOST_PENDING / 2);
         let older = pending.into_iter().enumerate();
         let kept = older.filter(|(at, _)| at % 2 == 0 || Some(*at) == least);

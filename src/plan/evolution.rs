@@ -8,7 +8,7 @@
 //!   all versions written since then are read, whatever their key: see [`Evolution::adds`].
 
 use super::decision::schema_change;
-use super::{Outcome, Situation, Step};
+use super::{DEPENDED_ON, Outcome, Situation, Step};
 use crate::config::ColumnChoice;
 use crate::receipt::{CopiedColumn, Origin};
 use crate::sql::{ddl, session};
@@ -65,8 +65,7 @@ impl Evolution {
                     ddl::add_column(table, &column.name, &column.data_type),
                 ),
             };
-            Step::destination(&purpose, sql)
-                .hint("drop what depends on it, and make it again after the sync")
+            Step::destination(&purpose, sql).hint(DEPENDED_ON)
         };
         let lock = Step::destination(
             &format!("have `{}` for the moment of its change", table.plain()),

@@ -180,19 +180,25 @@ WHERE n.nspname = {schema} AND c.relname = {name}",
     )
 }
 
+/// The question what all of that is, and the answers of [`digest_of`] and [`own_digest_of`] to it: one row.
+#[must_use]
+pub fn with_digests(table: &Qualified) -> String {
+    format!("SELECT document, {DIGEST}, {OWN_DIGEST} FROM (\n{}\n) AS found (document)", of(table))
+}
+
+const DIGEST: &str = "md5(document::text)";
+const OWN_DIGEST: &str = "md5((document::jsonb - 'views')::text)";
+
 /// The question what all of that reads as, short: another text where anything has changed.
 #[must_use]
 pub fn digest_of(table: &Qualified) -> String {
-    format!("SELECT md5(found.document::text) FROM (\n{}\n) AS found (document)", of(table))
+    format!("SELECT {DIGEST} FROM (\n{}\n) AS found (document)", of(table))
 }
 
 /// The same without the views.
 #[must_use]
 pub fn own_digest_of(table: &Qualified) -> String {
-    format!(
-        "SELECT md5((found.document::jsonb - 'views')::text) FROM (\n{}\n) AS found (document)",
-        of(table)
-    )
+    format!("SELECT {OWN_DIGEST} FROM (\n{}\n) AS found (document)", of(table))
 }
 
 /// A relation's comments, one a column and one for itself, as a JSON array.

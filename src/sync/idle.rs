@@ -77,7 +77,7 @@ impl Here {
             .into_iter()
             .filter(|(_, written)| written.beside.is_it())
             .filter_map(|(table, Written { receipt, beside, transaction })| {
-                Some((table, (receipt?.ok()?, beside, transaction)))
+                Some((table, (receipt.ok()?, beside, transaction)))
             })
             .collect();
         let staging: Vec<String> = names.iter().map(|name| staging_name(name)).collect();
@@ -152,9 +152,6 @@ fn question<'a>(
     (source, destination): (&Server, &Server),
 ) -> Option<Asked<'a>> {
     let (receipt, written_beside, written_in) = here.receipts.remove(&table.name)?;
-    if written_in.is_some_and(|writer| marks.may_be_older_than(writer)) {
-        return None;
-    }
     let small = there.estimated_bytes <= SMALL_BYTES;
     // To change a file, or to remove one, is for who holds the table's lock.
     let beside = state::beside(&pipeline.directory, &table.name, &receipt);

@@ -105,7 +105,7 @@ impl Marks {
 
     /// Whether another run may have written a receipt, in this transaction of the destination, after the
     /// marks were taken.
-    pub(super) fn may_be_older_than(&self, writer: u32) -> bool {
+    fn may_be_older_than(&self, writer: u32) -> bool {
         let began = u32::try_from(self.written_before % (1 << 32)).unwrap_or_default();
         // Ids go round: half of them are younger than any.
         writer.wrapping_sub(began) < 1 << 31
