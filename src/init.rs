@@ -8,13 +8,13 @@ use crate::catalog;
 use crate::config::{self, Endpoint, TABLES_FILE};
 use crate::db::Session;
 use crate::error::{Error, Result};
+use crate::files::{self, Lasting};
 use crate::inspect::{self, Inspected};
 use crate::interrupt::Interrupt;
 use crate::plan;
 use crate::report::{Chosen, ChosenRule};
 use crate::sql::Qualified;
 use crate::sql::copy::holds_null_key;
-use crate::state::{self, Lasting};
 use crate::table::{RECEIPTS, SourceTable};
 
 use choice::choose;
@@ -77,7 +77,7 @@ pub fn run(
         .hint("check SOURCE_SCHEMA, and grant the source's user SELECT on its tables"));
     }
     let text = document(&rules);
-    let written = state::replace(&path, &text, Lasting::Surely);
+    let written = files::replace(&path, &text, Lasting::Surely);
     written.map_err(|error| {
         Error::configuration(format!("cannot write `{}`", path.display())).caused_by(&error)
     })?;

@@ -32,6 +32,7 @@ pub mod copy;
 pub mod crash;
 pub mod db;
 pub mod facts;
+pub mod files;
 pub mod init;
 pub mod inspect;
 pub mod interrupt;

@@ -7,9 +7,9 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::report::{Report, TableReport};
 use crate::runs::Runs;
-use crate::state;
 
 /// What every name begins with.
 const PREFIX: &str = "incremental_replication";
@@ -25,7 +25,7 @@ pub fn write(path: &Path, tables: &[&str], report: &Report, runs: &Runs) -> Resu
     // A link goes on leading to where it leads.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     // The collector is somebody else, and a service's umask knows nothing of it.
-    state::publish(path, &text(tables, report, runs)).map_err(|error| {
+    files::publish(path, &text(tables, report, runs)).map_err(|error| {
         Error::table(format!("cannot write METRICS_FILE `{}`", path.display())).caused_by(&error)
     })
 }

@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::files::{self, Lasting};
 use crate::report::Report;
-use crate::state::{self, Lasting};
+use crate::state;
 
 /// In the folder of state files; no table's file has a dot in its name.
 const FILE: &str = "last.run.json";
@@ -54,7 +55,7 @@ pub fn record(directory: &Path, report: &Report) -> (Runs, Result<()>) {
     let text = serde_json::to_string_pretty(&runs).unwrap_or_default() + "\n";
     let write = || {
         fs::create_dir_all(directory.join(state::FOLDER))?;
-        state::replace(&path(directory), &text, Lasting::Perhaps)
+        files::replace(&path(directory), &text, Lasting::Perhaps)
     };
     let written = write().map_err(|error| {
         let name = format!("{}/{FILE}", state::FOLDER);

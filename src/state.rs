@@ -1,16 +1,14 @@
 //! What is remembered from earlier syncs: the receipt in the destination, and the file in
 //! `sync-state/` that repeats it.
 
-use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-use jiff::Timestamp;
 
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
+use crate::files::{Lasting, Nameless, own_temporary, temporary};
 use crate::plan::Remembered;
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::{self, Qualified};
@@ -450,72 +448,6 @@ pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()
     })
 }
 
-/// Whether a file must have reached the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lasting {
-    /// Before anything else is done.
-    Surely,
-    /// Some time: what it says can be found out again.
-    Perhaps,
-}
-
-/// Writes a file whole or not at all, in a folder that is there. Another run may do the same at the same
-/// time: one of the two is there afterwards.
-pub fn replace(path: &Path, text: &str, lasting: Lasting) -> std::io::Result<()> {
-    Nameless::write(path, own_temporary(path), text, lasting)?.rename()
-}
-
-/// The same for a file that everybody may read, whatever the umask is.
-pub fn publish(path: &Path, text: &str) -> std::io::Result<()> {
-    let nameless = Nameless::write(path, own_temporary(path), text, Lasting::Perhaps)?;
-    fs::set_permissions(&nameless.temporary, Permissions::from_mode(0o644))?;
-    nameless.rename()
-}
-
-/// A file that is whole and has not got its name yet. Without one, it is removed.
-struct Nameless<'a> {
-    path: &'a Path,
-    temporary: PathBuf,
-    lasting: Lasting,
-}
-
-impl<'a> Nameless<'a> {
-    fn write(
-        path: &'a Path,
-        temporary: PathBuf,
-        text: &str,
-        lasting: Lasting,
-    ) -> std::io::Result<Self> {
-        let nameless = Self { path, temporary, lasting };
-        let mut file = File::create(&nameless.temporary)?;
-        file.write_all(text.as_bytes())?;
-        if lasting == Lasting::Surely {
-            file.sync_all()?;
-        }
-        Ok(nameless)
-    }
-
-    /// Gives it its name where nothing else has it.
-    fn link(self) -> std::io::Result<()> {
-        fs::hard_link(&self.temporary, self.path)
-    }
-
-    fn rename(self) -> std::io::Result<()> {
-        fs::rename(&self.temporary, self.path)?;
-        match self.path.parent() {
-            Some(folder) if self.lasting == Lasting::Surely => File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for Nameless<'_> {
-    fn drop(&mut self) {
-        // Where it has got its name, nothing is there any more.
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
 /// Removes the state file of a table that is about to be copied anew: it must not outlive the copy that
 /// it speaks of. Until the new one is there, the receipt says the same.
 pub fn forget(directory: &Path, table: &str) {
@@ -527,22 +459,6 @@ pub fn forget(directory: &Path, table: &str) {
 pub fn forget_half_written(directory: &Path, table: &str) {
     // Where it cannot go now, writing will say why.
     let _ = fs::remove_file(temporary(&directory.join(file_name(table))));
-}
-
-/// Where a state file is written, by who holds its table's lock, before it gets its name.
-fn temporary(path: &Path) -> PathBuf {
-    suffixed(path, ".tmp")
-}
-
-/// Where a file is written that no lock guards. In containers every process has the same number.
-fn own_temporary(path: &Path) -> PathBuf {
-    suffixed(path, &format!(".{}.{}.tmp", std::process::id(), Timestamp::now().as_nanosecond()))
-}
-
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// `sync-state/<table>.json`. Capitals and everything that a disk might fold, forbid or change is
