@@ -167,16 +167,23 @@ struct Waiting {
 
 /// Two tables with new rows, of which a run writes the first one first.
 fn two_tables(servers: &Servers) -> Case {
+    two_tables_with(servers, "bigint", "")
+}
+
+/// The same with keys of a type that a function makes of numbers.
+fn two_tables_with(servers: &Servers, kind: &str, made_by: &str) -> Case {
     let make = |name: &str| {
         format!(
-            "CREATE TABLE {name} (id int PRIMARY KEY, key bigint);
-             INSERT INTO {name} SELECT n, n FROM generate_series(1, 100) n;"
+            "CREATE TABLE {name} (id int PRIMARY KEY, key {kind});
+             INSERT INTO {name} SELECT n, {made_by}(n) FROM generate_series(1, 100) n;"
         )
     };
     let tables = json!([strictly("a", "key"), strictly("t", "key")]);
     let mut case = Case::on(servers, &[make("a"), make("t")].concat(), &tables);
     case.sync();
-    case.at_source("INSERT INTO a VALUES (101, 101); INSERT INTO t VALUES (101, 101)");
+    for name in ["a", "t"] {
+        case.at_source(&format!("INSERT INTO {name} VALUES (101, {made_by}(101))"));
+    }
     case
 }
 
@@ -202,19 +209,24 @@ impl Waiting {
 
 #[test]
 fn a_run_does_not_settle_marks_of_one_that_began_after_it() {
-    for prepared in [false, true] {
-        let mut case = two_tables(crate::support::case::servers());
+    let number = ("bigint", "");
+    let time = ("timestamptz", "to_timestamp");
+    for ((kind, made_by), prepared) in
+        [(number, false), (number, true), (time, false), (time, true)]
+    {
+        let mut case = two_tables_with(crate::support::case::servers(), kind, made_by);
         // By this one, the first run's own mark is not safe.
         let mut idle = case.another_source();
         idle.batch_execute("BEGIN; SELECT 1").expect("an idle transaction");
         let first = Waiting::begin(&case);
         idle.batch_execute("COMMIT").expect("an end");
         let mut late = case.another_source();
-        late.batch_execute("BEGIN; INSERT INTO t VALUES (777, 107)").expect("a row");
+        late.batch_execute(&format!("BEGIN; INSERT INTO t VALUES (777, {made_by}(107))"))
+            .expect("a row");
         if prepared {
             late.batch_execute("PREPARE TRANSACTION 'late'").expect("a prepared transaction");
         }
-        case.at_source("INSERT INTO t VALUES (778, 108)");
+        case.at_source(&format!("INSERT INTO t VALUES (778, {made_by}(108))"));
         case.run(&["sync", "--table", "t"]).expect(0);
         first.end().expect(0);
         let end = if prepared { "COMMIT PREPARED 'late'" } else { "COMMIT" };
