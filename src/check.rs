@@ -28,6 +28,10 @@ use crate::watermark::key::KeyType;
 /// Fails where a signal arrived, and on bugs.
 pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
     let mut checkup = Checkup::default();
+    for remark in &pipeline.remarks {
+        let hint = "correct its name; where it is another program's, all is well".to_owned();
+        checkup.add(Finding::warning(About::Pipeline, remark, hint));
+    }
     let source = connect(&pipeline.source, interrupt, &mut checkup)?;
     let destination = connect(&pipeline.destination, interrupt, &mut checkup)?;
     let (Some(mut source), Some(mut destination)) = (source, destination) else {

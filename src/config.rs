@@ -64,6 +64,8 @@ pub struct Pipeline {
     pub webhook: Option<Secret>,
     /// The file that gets the metrics, if any.
     pub metrics: Option<PathBuf>,
+    /// What `check` says of variables that mean nothing.
+    pub remarks: Vec<String>,
     /// The tables in the order of the file.
     pub rules: Vec<Rule>,
 }
@@ -230,11 +232,13 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
         .hint("name the pipeline's directory with `-C DIR`"));
     }
     let mut mistakes = Vec::new();
-    let given = given(directory, environment, &mut mistakes);
+    let (given, remarks) = given(directory, environment, &mut mistakes);
     let settings = settings::interpret(&given, directory, &mut mistakes);
     let rules = read_rules(&directory.join(TABLES_FILE), &mut mistakes);
     match settings {
-        Some(settings) if mistakes.is_empty() => Ok(pipeline(directory, settings, rules)),
+        Some(settings) if mistakes.is_empty() => {
+            Ok(Pipeline { remarks, ..pipeline(directory, settings, rules) })
+        }
         _ => Err(all_mistakes(mistakes)),
     }
 }
@@ -244,7 +248,7 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
 #[must_use]
 pub fn load_settings(directory: &Path, environment: &BTreeMap<String, String>) -> Option<Pipeline> {
     let mut mistakes = Vec::new();
-    let given = given(directory, environment, &mut mistakes);
+    let (given, _) = given(directory, environment, &mut mistakes);
     let settings = settings::interpret(&given, directory, &mut mistakes)?;
     mistakes.is_empty().then(|| pipeline(directory, settings, Vec::new()))
 }
@@ -257,19 +261,22 @@ fn pipeline(directory: &Path, settings: settings::Settings, rules: Vec<Rule>) ->
         destination: settings.destination,
         webhook: settings.webhook,
         metrics: settings.metrics,
+        remarks: Vec::new(),
         rules,
     }
 }
 
-/// The variables of `.env`, and those of the environment, which beat them.
+/// The variables of `.env`, and those of the environment, which beat them; and what is to be said of
+/// the former.
 fn given(
     directory: &Path,
     environment: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
-) -> BTreeMap<String, String> {
+) -> (BTreeMap<String, String>, Vec<String>) {
     let mut given = dotenv::read(&directory.join(".env"), mistakes);
+    let remarks = settings::remarks(&given);
     given.extend(environment.clone());
-    given
+    (given, remarks)
 }
 
 fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
@@ -298,7 +305,7 @@ pub(crate) fn rules_for_tests(text: &str) -> Vec<Rule> {
 /// Fails with every mistake found in what concerns the source.
 pub fn load_source(directory: &Path, environment: &BTreeMap<String, String>) -> Result<Endpoint> {
     let mut mistakes = Vec::new();
-    let variables = given(directory, environment, &mut mistakes);
+    let (variables, _) = given(directory, environment, &mut mistakes);
     match settings::endpoint(Side::Source, directory, &variables, &mut mistakes) {
         Some(source) if mistakes.is_empty() => Ok(source),
         _ => Err(all_mistakes(mistakes)),
@@ -362,6 +369,7 @@ mod tests {
             destination: endpoint(Side::Destination),
             webhook: None,
             metrics: None,
+            remarks: Vec::new(),
             rules: rules_for_tests(&serde_json::json!(names).to_string()),
         }
     }

@@ -41,6 +41,29 @@ pub(super) fn variables() -> Vec<String> {
     sides.into_iter().flat_map(of).chain(OTHERS.map(str::to_owned)).collect()
 }
 
+/// The variables of a side that mean nothing, and which ending each may stand for.
+fn meaningless<'a>(
+    prefix: &str,
+    variables: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = (&'a str, Option<&'static str>)> {
+    variables.keys().filter_map(move |name| {
+        let end = name.strip_prefix(prefix)?.strip_prefix('_')?;
+        (!OF_A_SIDE.contains(&end)).then(|| (name.as_str(), did_you_mean(end, OF_A_SIDE)))
+    })
+}
+
+/// What is said of those in `.env`. They are no mistake: other programs may share it.
+pub(super) fn remarks(variables: &BTreeMap<String, String>) -> Vec<String> {
+    let of = |side: Side| {
+        let prefix = side.prefix();
+        meaningless(prefix, variables).map(move |(name, near)| {
+            let near = near.map(|near| format!("; did you mean `{prefix}_{near}`?"));
+            format!("`{name}` in `.env` means nothing here{}", near.unwrap_or_default())
+        })
+    };
+    [Side::Source, Side::Destination].into_iter().flat_map(of).collect()
+}
+
 /// Gives the variables their meaning, or says everything that is wrong with them.
 pub(super) fn interpret(
     variables: &BTreeMap<String, String>,
@@ -122,8 +145,12 @@ pub(super) fn endpoint(
     let mut required = |name: &str| {
         let value = get(name).map(str::to_owned);
         if value.is_none() {
+            let misspelt = meaningless(prefix, variables).find(|(_, near)| *near == Some(name));
+            let meant = misspelt
+                .map_or_else(String::new, |(given, _)| format!("; did you mean it by `{given}`?"));
             mistakes.push(format!(
-                "`{prefix}_{name}` is not set: put it, or `{prefix}_URL`, into `.env` or the environment"
+                "`{prefix}_{name}` is not set: put it, or `{prefix}_URL`, into `.env` or the \
+                 environment{meant}"
             ));
         }
         value.unwrap_or_default()
@@ -247,6 +274,21 @@ mod tests {
         assert_eq!(settings.source.schema, "public");
         assert_eq!(settings.source.tls.mode, TlsMode::Prefer);
         assert!(settings.webhook.is_none());
+    }
+
+    #[test]
+    fn a_variable_that_means_nothing_is_remarked_on_and_explains_one_that_is_missing() {
+        let given = variables(&[("SOURCE_SSL_MODE", "require"), ("DEST_X", "1"), ("PGDATA", "x")]);
+        let ssl_mode =
+            "`SOURCE_SSL_MODE` in `.env` means nothing here; did you mean `SOURCE_SSLMODE`?";
+        assert_eq!(remarks(&given), [ssl_mode, "`DEST_X` in `.env` means nothing here"]);
+        let mut given = variables(&[("SOURCE_USER", "u")]);
+        given.remove("SOURCE_USERNAME");
+        let mut mistakes = Vec::new();
+        assert!(interpret(&given, Path::new("shop"), &mut mistakes).is_none());
+        assert_eq!(mistakes.len(), 1);
+        assert!(mistakes[0].starts_with("`SOURCE_USERNAME` is not set"), "{mistakes:?}");
+        assert!(mistakes[0].ends_with("; did you mean it by `SOURCE_USER`?"), "{mistakes:?}");
     }
 
     #[test]

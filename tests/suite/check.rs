@@ -124,8 +124,10 @@ fn the_destinations_rights_and_what_is_in_the_way_are_looked_at() {
 #[test]
 fn servers_that_cannot_be_reached_are_both_named() {
     let case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
-    case.write_env("SOURCE_PORT=1\nDEST_PASSWORD=wrong");
-    let errors = of(&check(&case, 3), "error");
+    case.write_env("SOURCE_PORT=1\nDEST_PASSWORD=wrong\nDEST_SSL_MODE=require");
+    let findings = check(&case, 3);
+    says(&of(&findings, "warning"), "did you mean `DEST_SSLMODE`?");
+    let errors = of(&findings, "error");
     says(&errors, "cannot connect to the source");
     says(&errors, "cannot connect to the destination");
     says(&errors, "password authentication failed");
