@@ -13,8 +13,8 @@ use crate::inspect::{self, Inspected, Rights};
 use crate::interrupt::Interrupt;
 use crate::notify;
 use crate::pg_dump::Installed;
-use crate::plan::{self, Decision, Remembered, Situation, SyncType};
-use crate::report::{About, Checkup, Finding, ToCopy, bytes, counted};
+use crate::plan::{self, Decision, Situation, SyncType};
+use crate::report::{About, Checkup, Finding, ToCopy, bytes};
 use crate::sql::copy::holds_null_key;
 use crate::sql::session::Patience;
 use crate::sql::{self, Qualified, identifiers};
@@ -455,9 +455,7 @@ impl Tables<'_> {
         let keeps_all = situation.rule.keeps_every_row();
         let there = situation.destination;
         let found = state::remember(directory, table, there, key, keeps_all, self.destination);
-        let nothing_tells = found.as_ref().is_ok_and(|found| {
-            found.receipt.is_none() && matches!(found.remembered, Remembered::Nothing(_))
-        });
+        let receipt = found.as_ref().ok().and_then(|found| found.receipt.clone());
         let decision = found.and_then(|found| plan::decide(situation, &found.remembered, false));
         let mut found = Vec::new();
         match decision {
@@ -467,22 +465,16 @@ impl Tables<'_> {
                 *tables += 1;
                 *rows += situation.source.estimated_rows;
                 *bytes += situation.source.estimated_bytes;
-                let there = situation.destination.filter(|there| there.estimated_rows > 0);
-                if let Some(there) = there.filter(|_| sync_type == SyncType::Initial) {
-                    let rows = counted(there.estimated_rows, "row");
-                    let replaced = format!(
-                        "the next sync replaces `{}`, which has about {rows}",
-                        table.plain()
-                    );
-                    let (said, hint) = if nothing_tells {
-                        let hint = "if it is not a copy, rename it, or give the copy a \
-                             \"destination_name\"";
-                        (format!("{replaced} and no receipt"), hint)
-                    } else {
+                let replaces = plan::replaces(situation);
+                if let Some(replaces) = replaces.filter(|_| sync_type == SyncType::Initial) {
+                    let pipeline = &self.pipeline.name;
+                    let anothers = plan::replaces_anothers(situation, pipeline, receipt.as_ref());
+                    let (does, hint) = anothers.unwrap_or_else(|| {
                         let hint = "if it is another pipeline's copy, give this one a \
                              \"destination_name\", or another DEST_SCHEMA";
-                        (format!("{replaced}: {reason}"), hint)
-                    };
+                        (format!("{replaces}: {reason}"), hint)
+                    });
+                    let said = format!("the next sync {does}");
                     found.push(Finding::warning(about(), &said, hint.to_owned()));
                 }
             }

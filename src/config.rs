@@ -20,6 +20,9 @@ use crate::error::{Error, Result, did_you_mean};
 /// The name of the file that says which tables are copied and how.
 pub const TABLES_FILE: &str = "tables-config.json";
 
+/// The name of the file that says where the servers are.
+pub const DOTENV: &str = ".env";
+
 /// Which of the two servers something belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -49,6 +52,19 @@ impl fmt::Display for Side {
     }
 }
 
+/// Who wants to know how each sync of a pipeline ended, whatever is wrong with the rest of it.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// Where `sync-state/` is.
+    pub directory: PathBuf,
+    /// `PIPELINE_NAME`, by default the directory's own name.
+    pub pipeline: String,
+    /// Where to post the report, if anywhere. May hold a token: never printed.
+    pub webhook: Option<Secret>,
+    /// The file that gets the metrics, if any.
+    pub metrics: Option<PathBuf>,
+}
+
 /// One directory: one source schema copied to one destination schema.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
@@ -71,6 +87,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Who wants to know how its syncs end.
+    #[must_use]
+    pub fn listeners(&self) -> Listeners {
+        Listeners {
+            directory: self.directory.clone(),
+            pipeline: self.name.clone(),
+            webhook: self.webhook.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
     /// The rules of these tables, or of all where none is named, in the order of the file.
     ///
     /// Fails on a name that the pipeline does not have.
@@ -236,34 +263,28 @@ pub fn load(directory: &Path, environment: &BTreeMap<String, String>) -> Result<
     let settings = settings::interpret(&given, directory, &mut mistakes);
     let rules = read_rules(&directory.join(TABLES_FILE), &mut mistakes);
     match settings {
-        Some(settings) if mistakes.is_empty() => {
-            Ok(Pipeline { remarks, ..pipeline(directory, settings, rules) })
-        }
+        Some(settings) if mistakes.is_empty() => Ok(pipeline(settings, rules, remarks)),
         _ => Err(all_mistakes(mistakes)),
     }
 }
 
-/// A pipeline without tables, where the settings are right and nothing else may be: for those who want
-/// to be told what is wrong.
+/// Those who want to be told that a pipeline's directory cannot be read, as far as it names them; none
+/// where it is no pipeline's.
 #[must_use]
-pub fn load_settings(directory: &Path, environment: &BTreeMap<String, String>) -> Option<Pipeline> {
+pub fn load_listeners(
+    directory: &Path,
+    environment: &BTreeMap<String, String>,
+) -> Option<Listeners> {
     let mut mistakes = Vec::new();
     let (given, _) = given(directory, environment, &mut mistakes);
-    let settings = settings::interpret(&given, directory, &mut mistakes)?;
-    mistakes.is_empty().then(|| pipeline(directory, settings, Vec::new()))
+    let ours = [DOTENV, TABLES_FILE].iter().any(|name| directory.join(name).exists());
+    ours.then(|| settings::listeners(&given, directory, &mut mistakes))
 }
 
-fn pipeline(directory: &Path, settings: settings::Settings, rules: Vec<Rule>) -> Pipeline {
-    Pipeline {
-        directory: directory.to_owned(),
-        name: settings.pipeline,
-        source: settings.source,
-        destination: settings.destination,
-        webhook: settings.webhook,
-        metrics: settings.metrics,
-        remarks: Vec::new(),
-        rules,
-    }
+fn pipeline(settings: settings::Settings, rules: Vec<Rule>, remarks: Vec<String>) -> Pipeline {
+    let settings::Settings { source, destination, listeners } = settings;
+    let Listeners { directory, pipeline: name, webhook, metrics } = listeners;
+    Pipeline { directory, name, source, destination, webhook, metrics, remarks, rules }
 }
 
 /// The variables of `.env`, and those of the environment, which beat them; and what is to be said of
@@ -273,7 +294,7 @@ fn given(
     environment: &BTreeMap<String, String>,
     mistakes: &mut Vec<String>,
 ) -> (BTreeMap<String, String>, Vec<String>) {
-    let mut given = dotenv::read(&directory.join(".env"), mistakes);
+    let mut given = dotenv::read(&directory.join(DOTENV), mistakes);
     let remarks = settings::remarks(&given);
     given.extend(environment.clone());
     (given, remarks)

@@ -34,6 +34,8 @@ impl<'a> Connections<'a> {
     }
 
     /// The source's session and the destination's.
+    ///
+    /// Fails where the two are one place.
     pub fn both(&mut self) -> Result<(&mut Session, &mut Session)> {
         let Self { pipeline, interrupt, source, destination, lost } = self;
         let gone = |slot: &Option<Session>| slot.as_ref().is_none_or(Session::is_closed);
@@ -53,6 +55,7 @@ impl<'a> Connections<'a> {
             }
             lost.pop();
         }
+        two_places(pipeline, &source.server, &destination.server)?;
         Ok((source, destination))
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use incremental_replication::check;
 use incremental_replication::cli::{self, Cli, Command};
-use incremental_replication::config::{self, Pipeline};
+use incremental_replication::config::{self, Listeners, Pipeline};
 use incremental_replication::copy;
 use incremental_replication::crash;
 use incremental_replication::db;
@@ -50,12 +50,12 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
         incremental_replication::fault::plant(fault);
     }
     let load = || config::load(&cli.directory, &environment());
-    let settings = || config::load_settings(&cli.directory, &environment());
+    let listeners = || config::load_listeners(&cli.directory, &environment());
     match cli.command {
         Command::Init(typed) => init(&cli.directory, typed, log),
         Command::Check { json } => check(&load()?, json, log),
         Command::Plan(typed) => plan(&load()?, typed, log),
-        Command::Sync(typed) => sync(load, settings, typed, log),
+        Command::Sync(typed) => sync(load, listeners, typed, log),
         Command::Verify(typed) => verify(&load()?, typed, log),
         Command::Status { json } => status(&load()?, json, log),
         Command::Completions { shell } => {
@@ -77,7 +77,7 @@ fn init(directory: &Path, mut typed: cli::Init, log: &Log) -> Result<u8> {
         .into_iter()
         .filter_map(|(name, url)| Some(config::dotenv_line(name, &url?)))
         .collect::<Result<_>>()?;
-    let file = directory.join(".env");
+    let file = directory.join(config::DOTENV);
     let missing = !file.exists();
     if !lines.is_empty() && !missing {
         return Err(Error::configuration(format!("there is a `{}` already", file.display()))
@@ -157,7 +157,7 @@ fn plan(pipeline: &Pipeline, typed: cli::Plan, log: &Log) -> Result<u8> {
 
 fn sync(
     load: impl FnOnce() -> Result<Pipeline>,
-    settings: impl FnOnce() -> Option<Pipeline>,
+    listeners: impl FnOnce() -> Option<Listeners>,
     mut typed: cli::Sync,
     log: &Log,
 ) -> Result<u8> {
@@ -173,21 +173,20 @@ fn sync(
     let started_at = Timestamp::now();
     let pipeline = load().inspect_err(|error| {
         // Who is told of each sync is told of one that could not begin as well.
-        let Some(pipeline) = settings() else { return };
-        let finished_at = Timestamp::now();
-        let (pipeline_name, failure) = (pipeline.name.clone(), Some(error.clone()));
+        let Some(listeners) = listeners() else { return };
         let report = Report {
-            pipeline: pipeline_name,
+            pipeline: listeners.pipeline.clone(),
             started_at,
-            finished_at,
+            finished_at: Timestamp::now(),
             tables: Vec::new(),
-            failure,
+            failure: Some(error.clone()),
         };
-        tell(&pipeline, &report, log);
+        tell(&listeners, &[], &report, log);
     })?;
     let interrupt = Interrupt::listen()?;
     let report = sync::run(&pipeline, &Request::from(typed), &interrupt, log)?;
-    tell(&pipeline, &report, log);
+    let tables: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
+    tell(&pipeline.listeners(), &tables, &report, log);
     Ok(signalled(&interrupt).unwrap_or_else(|| report.exit_code()))
 }
 
@@ -265,20 +264,18 @@ fn signalled(interrupt: &Interrupt) -> Option<u8> {
     interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok())
 }
 
-/// Tells everybody who wants to know how a sync ended. None of that changes its exit code.
-fn tell(pipeline: &Pipeline, report: &Report, log: &Log) {
-    let (runs, recorded) = runs::record(&pipeline.directory, report);
-    let mut tables: Vec<&str> = pipeline.rules.iter().map(|rule| &*rule.destination_name).collect();
-    if tables.is_empty() {
-        // Where the rules cannot be read, those of the last run are all that is known.
-        tables = runs.tables.keys().map(String::as_str).collect();
-    }
-    let write = |path| metrics::write(path, &tables, report, &runs);
-    let measured = pipeline.metrics.as_deref().map(write);
+/// Tells everybody who wants to know how a sync of these tables ended. None of that changes its exit code.
+fn tell(listeners: &Listeners, tables: &[&str], report: &Report, log: &Log) {
+    let (runs, recorded) = runs::record(&listeners.directory, report);
+    // Where the rules cannot be read, those of the last run are all that is known.
+    let last: Vec<&str> = runs.tables.keys().map(String::as_str).collect();
+    let tables = if tables.is_empty() { &last } else { tables };
+    let write = |path| metrics::write(path, tables, report, &runs);
+    let measured = listeners.metrics.as_deref().map(write);
     for failed in [Some(recorded), measured].into_iter().flatten().filter_map(Result::err) {
         log.warning(None, &failed.one_line());
     }
-    let Some(url) = &pipeline.webhook else { return };
+    let Some(url) = &listeners.webhook else { return };
     if let Err(why) = notify::post(url, &report.body()) {
         log.warning(None, &format!("the webhook could not be told: {why}"));
     }

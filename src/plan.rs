@@ -15,7 +15,9 @@ pub use comparison::{
     ALIAS, Comparison, Depth, Expected, Mending, Reconciliation, compare, describe, is_due,
     keeps_keys_equal, reconcile, telling_columns,
 };
-pub use decision::{Decision, Remembered, decide, ready_to_compare, schema_difference};
+pub use decision::{
+    Decision, Remembered, decide, ready_to_compare, replaces, replaces_anothers, schema_difference,
+};
 pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};

@@ -305,13 +305,16 @@ fn same_part(before: &str, now: &str) -> bool {
 impl SourceIdentity {
     /// Whether it is the same as far as is known: older receipts know neither address nor object
     /// identifier.
-    fn may_be(&self, now: &Self) -> bool {
+    #[must_use]
+    pub fn may_be(&self, now: &Self) -> bool {
         let address = self.address.as_ref().and(now.address.clone());
         let database_oid = self.database_oid.and(now.database_oid);
         *self == Self { address, database_oid, ..now.clone() }
     }
 
-    fn described(&self) -> String {
+    /// What it is called in messages.
+    #[must_use]
+    pub fn described(&self) -> String {
         let of = match (&self.system_identifier, &self.address) {
             (Some(id), _) => Some(format!(" of system {id}")),
             (None, Some(address)) => Some(format!(" at `{address}`")),

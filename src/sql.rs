@@ -2,6 +2,7 @@
 
 pub mod activity;
 pub mod catalog;
+pub mod condition;
 pub mod copy;
 pub mod ddl;
 pub mod dependents;

@@ -87,7 +87,7 @@ pub fn remember(
         (_, None, None, Some(key))
             if there && predecessors_file(directory, &table.name).is_file() =>
         {
-            predecessor(destination, table, key)?
+            predecessor(destination, table, key, &mut warnings)?
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
@@ -280,10 +280,21 @@ fn has_reached(
     Ok(if_values_of_the_key(reached)?.map(|reached| reached.as_deref() == Some("t")))
 }
 
-fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Result<Remembered> {
+fn predecessor(
+    destination: &mut Session,
+    table: &Qualified,
+    key: &Key,
+    warnings: &mut Vec<String>,
+) -> Result<Remembered> {
     let greatest = destination.value("read the greatest replication key", &key.greatest(table))?;
     Ok(match greatest {
-        Some(greatest_key) => Remembered::Predecessor { greatest_key },
+        Some(greatest_key) => {
+            warnings.push(format!(
+                "what the predecessor has missed below {greatest_key} is not read again: run \
+                 `incremental-replication verify --repair` after this sync"
+            ));
+            Remembered::Predecessor { greatest_key }
+        }
         None => Remembered::Nothing(
             "the predecessor's table holds no replication key to continue from".to_owned(),
         ),

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::catalog;
 use crate::config::{Pipeline, Rule, Side};
-use crate::connections::{Connections, side_by_side, two_places};
+use crate::connections::{Connections, side_by_side};
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
@@ -319,7 +319,6 @@ fn prepare(
     (rules, candidates): (&[&Rule], &[&Rule]),
     log: &Log,
 ) -> Result<(BTreeMap<String, SourceTable>, Marks, Result<Here>)> {
-    two_places(pipeline, &source.server, &destination.server)?;
     let schema = &pipeline.destination.schema;
     let next_transaction = destination.server.next_transaction;
     let ((tables, marks), here) = side_by_side(

@@ -7,7 +7,7 @@ use crate::apply::Application;
 use crate::config::{Deletes, Pipeline, Rule, Side};
 use crate::connections::Connections;
 use crate::db::{Row, Session};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shell_quoted};
 use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::plan::{self, Comparison, Depth, Expected, Remembered, Situation};
@@ -129,6 +129,11 @@ impl TableVerification<'_> {
         let (there, keeps_all) = (situation.destination, situation.rule.keeps_every_row());
         let found =
             state::remember(directory, self.table, there, key, keeps_all, self.destination)?;
+        if let Remembered::Nothing(why) = &found.remembered
+            && self.repair
+        {
+            return Err(no_copy(self.rule, self.table, why));
+        }
         let Remembered::Receipt(receipt) = found.remembered else { return Ok((None, None)) };
         if receipt.origin.outdated_by(situation.origin).is_some() {
             return Ok((None, None));
@@ -202,6 +207,17 @@ impl TableVerification<'_> {
         verdict.repaired = Some(mended);
         Ok(())
     }
+}
+
+/// A repair removes rows: not from what may be no copy of ours, and which the next sync replaces.
+fn no_copy(rule: &Rule, table: &Qualified, why: &str) -> Error {
+    let table = table.plain();
+    Error::table(format!("`{table}` may be no copy of `{}`, and is not repaired", rule.name))
+        .because(why)
+        .hint(format!(
+            "run `incremental-replication sync --table {}`, which replaces it",
+            shell_quoted(&rule.name)
+        ))
 }
 
 /// A few rows of each kind of difference.

@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Endpoint, SYSTEM, Secret, Side, Tls, TlsMode};
+use super::{Endpoint, Listeners, SYSTEM, Secret, Side, Tls, TlsMode};
 use super::{pgpass, url};
 use crate::error::did_you_mean;
 
 /// What the variables say.
 pub(super) struct Settings {
-    pub(super) pipeline: String,
     pub(super) source: Endpoint,
     pub(super) destination: Endpoint,
-    pub(super) webhook: Option<Secret>,
-    pub(super) metrics: Option<PathBuf>,
+    pub(super) listeners: Listeners,
 }
 
 /// The ends of the variables' names that each side has.
@@ -72,18 +70,32 @@ pub(super) fn interpret(
 ) -> Option<Settings> {
     let mut side = |side| endpoint(side, directory, variables, mistakes);
     let (source, destination) = (side(Side::Source), side(Side::Destination));
-    let webhook = webhook(variables, mistakes);
+    let listeners = listeners(variables, directory, mistakes);
+    Some(Settings { source: source?, destination: destination?, listeners })
+}
+
+/// Who wants to know how a sync ended, as far as the variables say it rightly.
+pub(super) fn listeners(
+    variables: &BTreeMap<String, String>,
+    directory: &Path,
+    mistakes: &mut Vec<String>,
+) -> Listeners {
     let pipeline = present(variables, "PIPELINE_NAME")
         .map_or_else(|| name_of_directory(directory), str::to_owned);
     // Cron starts in another directory than people do.
     let metrics = present(variables, "METRICS_FILE").map(|path| directory.join(path));
-    let ours = [".env", super::TABLES_FILE].map(|name| directory.join(name));
-    if metrics.as_ref().is_some_and(|path| ours.contains(path)) {
+    let ours = [super::DOTENV, super::TABLES_FILE].map(|name| directory.join(name));
+    let of_the_pipeline = metrics.as_ref().is_some_and(|path| ours.contains(path));
+    if of_the_pipeline {
         mistakes
             .push("`METRICS_FILE` names a file of the pipeline, which would be gone".to_owned());
     }
-    let (source, destination, webhook) = (source?, destination?, webhook.ok()?);
-    Some(Settings { pipeline, source, destination, webhook, metrics })
+    Listeners {
+        directory: directory.to_owned(),
+        pipeline,
+        webhook: webhook(variables, mistakes),
+        metrics: metrics.filter(|_| !of_the_pipeline),
+    }
 }
 
 fn present<'a>(variables: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
@@ -96,20 +108,17 @@ fn name_of_directory(directory: &Path) -> String {
     name.map_or_else(|| "pipeline".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-fn webhook(
-    variables: &BTreeMap<String, String>,
-    mistakes: &mut Vec<String>,
-) -> Result<Option<Secret>, ()> {
-    let Some(url) = present(variables, "WEBHOOK_URL") else { return Ok(None) };
+fn webhook(variables: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<Secret> {
+    let url = present(variables, "WEBHOOK_URL")?;
     let (scheme, host) = url.split_once("://").unwrap_or_default();
     let http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     let host = http.then_some(host);
     if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
-        return Ok(Some(Secret::new(url.to_owned())));
+        return Some(Secret::new(url.to_owned()));
     }
     // The value is not repeated: the URL may hold a token.
     mistakes.push("`WEBHOOK_URL` is not a URL that starts with `https://` or `http://`".to_owned());
-    Err(())
+    None
 }
 
 /// What the variables say of one side.
@@ -269,11 +278,11 @@ mod tests {
     #[test]
     fn what_is_left_out_gets_what_libpq_would_assume() {
         let settings = interpret(&variables(&[]), Path::new("shop"), &mut Vec::new()).unwrap();
-        assert_eq!(settings.pipeline, "shop");
+        assert_eq!(settings.listeners.pipeline, "shop");
         assert_eq!(settings.source.port, 5432);
         assert_eq!(settings.source.schema, "public");
         assert_eq!(settings.source.tls.mode, TlsMode::Prefer);
-        assert!(settings.webhook.is_none());
+        assert!(settings.listeners.webhook.is_none());
     }
 
     #[test]
@@ -314,7 +323,10 @@ mod tests {
     #[test]
     fn a_pipeline_is_called_after_its_directory_where_it_has_no_name() {
         let name = |pairs: &[(&str, &str)], directory: &str| {
-            interpret(&variables(pairs), Path::new(directory), &mut Vec::new()).unwrap().pipeline
+            interpret(&variables(pairs), Path::new(directory), &mut Vec::new())
+                .unwrap()
+                .listeners
+                .pipeline
         };
         assert_eq!(name(&[("PIPELINE_NAME", "nightly")], "shop"), "nightly");
         assert_eq!(name(&[], "/nowhere/shop"), "shop");
@@ -328,7 +340,7 @@ mod tests {
             let given = variables(&[("METRICS_FILE", file)]);
             let mut mistakes = Vec::new();
             let settings = interpret(&given, Path::new("/shop"), &mut mistakes).unwrap();
-            (settings.metrics, mistakes.len())
+            (settings.listeners.metrics, mistakes.len())
         };
         assert_eq!(read("metrics.prom"), (Some(PathBuf::from("/shop/metrics.prom")), 0));
         assert_eq!(read("/var/m.prom"), (Some(PathBuf::from("/var/m.prom")), 0));
@@ -452,7 +464,7 @@ mod tests {
             &mut Vec::new(),
         )
         .unwrap();
-        let shown = format!("{:?} {:?}", settings.source, settings.webhook);
+        let shown = format!("{:?} {:?}", settings.source, settings.listeners.webhook);
         assert!(!shown.contains("hunter2") && !shown.contains("T0KEN"), "{shown}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{Span, SpanRelativeTo};
 use serde_json::{Map, Value};
 
 use super::document::Document;
@@ -233,11 +233,13 @@ impl Fields<'_> {
 
     fn duration(&mut self, key: &str) -> Option<Duration> {
         let text = self.text(key)?;
-        let parsed = text.parse::<SignedDuration>().ok().and_then(|length| length.try_into().ok());
-        if parsed.is_none() {
+        let length = text.parse::<Span>().ok().and_then(|span| {
+            span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
+        });
+        if length.is_none() {
             self.mistake(&format!("`{key}` is `{text}`, not a duration such as \"90s\" or \"5m\""));
         }
-        parsed
+        length
     }
 
     fn mistake(&mut self, what: &str) {
@@ -499,7 +501,7 @@ mod tests {
             (None, ColumnChoice::All, None)
         );
         let said = with(&json!({
-            "lookback": "90s", "settle": "10m", "reconcile_every": "24h", "max_delete_percent": 100,
+            "lookback": "90s", "settle": "10m", "reconcile_every": "1d", "max_delete_percent": 100,
             "deletes": "mark", "unique_cols": "a", "columns": {"exclude": ["b"]}, "where": "true",
         }));
         let said = said.unwrap();

@@ -5,6 +5,7 @@ use crate::config::{Mode, OnSchemaChange};
 use crate::error::{Error, Result, shell_quoted};
 use crate::mapping;
 use crate::receipt::{Progress, Receipt};
+use crate::report::counted;
 use crate::sql::identifier;
 use crate::table::{Column, DELETED_AT, DestinationTable, Kind};
 
@@ -124,6 +125,39 @@ pub fn decide(
             Ok(Decision::Merge { progress: Box::new(progress), reason, evolution })
         }
     }
+}
+
+/// What a new copy replaces, as the second half of a sentence; none where it replaces no row.
+#[must_use]
+pub fn replaces(situation: &Situation) -> Option<String> {
+    let there = situation.destination.filter(|there| !there.has_no_row())?;
+    let rows = match there.estimated_rows {
+        0 => "rows".to_owned(),
+        rows => format!("about {}", counted(rows, "row")),
+    };
+    Some(format!("replaces `{}`, which has {rows}", situation.table.plain()))
+}
+
+/// The same and the remedy where that may be somebody else's: a table without a receipt, or another
+/// pipeline's copy.
+#[must_use]
+pub fn replaces_anothers(
+    situation: &Situation,
+    pipeline: &str,
+    receipt: Option<&Receipt>,
+) -> Option<(String, &'static str)> {
+    let replaces = replaces(situation)?;
+    let Some(receipt) = receipt else {
+        let hint = "if it is not a copy, rename it, or give the copy a \"destination_name\"";
+        return Some((format!("{replaces} and no receipt"), hint));
+    };
+    let copied = &receipt.origin.source;
+    let anothers = receipt.pipeline != pipeline && !copied.may_be(&situation.origin.source);
+    anothers.then(|| {
+        let from = copied.described();
+        let said = format!("{replaces}: the pipeline `{}` has copied {from}", receipt.pipeline);
+        (said, "give one of the two copies a \"destination_name\", or another DEST_SCHEMA")
+    })
 }
 
 /// Fails where a merge, for which any unique index on the unique columns serves, would go by one that

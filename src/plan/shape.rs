@@ -5,6 +5,7 @@ use crate::digest::Digested;
 use crate::error::{Error, Result, did_you_mean};
 use crate::mapping::{self, Transfer};
 use crate::receipt::{CopiedColumn, Origin, SourceIdentity};
+use crate::sql::condition;
 use crate::sql::copy::{Format, Selected, Selection};
 use crate::table::{Column, DELETED_AT, Kind, SourceColumn, SourceTable};
 use crate::watermark::key::{KEY_TYPES, Key, KeyType};
@@ -110,6 +111,11 @@ pub(super) const DELETED_AT_TYPE: &str = "timestamp with time zone";
 
 /// Works out the shape, or says what in the rule does not fit the source table.
 pub fn shape(rule: &Rule, source: &SourceTable, destination_version: u32) -> Result<Shape> {
+    if let (Some(what), Some(hint)) =
+        (rule.filter.as_deref().and_then(condition::gets_out), filter_hint(rule))
+    {
+        return Err(Error::table(format!("`where` {what}")).hint(hint));
+    }
     for name in rule.columns.named() {
         find(source, name, "columns")?;
     }

@@ -74,6 +74,10 @@ impl Log {
             }
         }
         if self.verbosity == Verbosity::Quiet {
+            if level == Level::Error && verdict.error.is_none() {
+                let what = format!("`{}` differs: {}", verdict.name, sentence(verdict));
+                self.error(&Error::table(what));
+            }
             return;
         }
         if self.format == LogFormat::Json {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::table::{Prepared, TableSync};
 use super::{Request, look_around, preparation};
 use crate::config::{Pipeline, Rule};
-use crate::connections::{Connections, two_places};
+use crate::connections::Connections;
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
@@ -32,7 +32,6 @@ pub fn preview(
     connections.both()?;
     let (first, (tables, marks)) = connections.patiently(log, None, |connections| {
         let (source, destination) = connections.both()?;
-        two_places(pipeline, &source.server, &destination.server)?;
         let first = preparation(destination, &pipeline.destination.schema)?;
         let next_transaction = destination.server.next_transaction;
         let schema = &pipeline.source.schema;

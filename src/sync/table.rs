@@ -232,7 +232,14 @@ impl TableSync<'_> {
                     user: &self.destination.server.user,
                     receipt: &receipt,
                 };
-                Ok((plan::initial(situation, sync_type, reason, &first)?, receipt))
+                let mut plan = plan::initial(situation, sync_type, reason, &first)?;
+                if unasked {
+                    let (pipeline, receipt) = (&self.pipeline.name, found.receipt.as_ref());
+                    let anothers = plan::replaces_anothers(situation, pipeline, receipt);
+                    let warning = |(does, hint)| format!("it {does}; {hint}");
+                    plan.warnings.extend(anothers.map(warning));
+                }
+                Ok((plan, receipt))
             }
         }
     }

@@ -166,9 +166,13 @@ fn files_that_cannot_be_written_are_found() {
 fn a_table_that_this_tool_has_not_made_is_said_to_be_replaced() {
     let mut case =
         Case::new("CREATE TABLE orders (id int PRIMARY KEY, at int)", &json!([by("orders", "at")]));
-    case.at_destination("CREATE TABLE orders (precious text); INSERT INTO orders SELECT 'gold' FROM generate_series(1, 50)");
-    case.run(&["check"]).expect(0).says("the next sync replaces `public.orders`");
-    case.sync();
+    case.at_destination("CREATE TABLE orders (precious text); INSERT INTO orders SELECT 'gold' FROM generate_series(1, 50); ANALYZE orders");
+    case.run(&["check"])
+        .expect(0)
+        .says("the next sync replaces `public.orders`, which has about 50 rows");
+    let replaces = "it replaces `public.orders`, which has about 50 rows and no receipt";
+    case.run(&["plan"]).expect(0).says(replaces);
+    case.sync().says(replaces);
     let run = case.run(&["check"]);
     assert!(!run.stdout.contains("replaces"), "{}", run.stdout);
 }
@@ -189,4 +193,8 @@ fn a_copy_of_another_source_and_a_trigger_that_meddles_are_warned_of() {
     let found = of(&check(&case, 0), "warning");
     says(&found, "the next sync replaces `public.orders`, which has about 100 rows: the source is");
     says(&found, "the trigger `mine` of `public.orders` may leave rows out or alter them");
+    case.set("PIPELINE_NAME", "market");
+    let said = "replaces `public.orders`, which has about 100 rows: the pipeline `shop` has copied";
+    says(&of(&check(&case, 0), "warning"), said);
+    case.sync_fails(1).says(said).says("so much smaller");
 }

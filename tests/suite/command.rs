@@ -365,10 +365,15 @@ fn tables_that_cannot_be_read_are_a_failed_sync_for_all_who_are_told_of_one() {
     let metrics = case.read("shop.prom");
     assert!(metrics.contains("incremental_replication_success{pipeline=\"shop\"} 0"), "{metrics}");
     assert!(metrics.contains("orders"), "{metrics}");
+    // Nor does a mistake elsewhere in `.env` keep those from knowing that it names rightly.
+    case.set("SOURCE_PORT", "many");
+    case.sync_fails(2).says("SOURCE_PORT");
+    assert_eq!(hook.bodies().len(), 3);
+    case.set("SOURCE_PORT", &case.source_port().to_string());
     // A flag that is misspelt is between the tool and who typed it.
     case.write_tables(&json!([by("orders", "at"), by("customers", "at")]));
     case.run(&["sync", "--table", "nope"]).expect(2);
-    assert_eq!(hook.bodies().len(), 2);
+    assert_eq!(hook.bodies().len(), 3);
 }
 
 #[test]

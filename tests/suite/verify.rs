@@ -30,6 +30,36 @@ fn equal_tables_are_equal() {
     assert_eq!(document["tables"][0]["source_rows"], 300);
     let quiet = case.run(&["verify", "--quiet"]);
     assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (Some(0), "", ""));
+    let mut case = case;
+    case.at_destination("DELETE FROM orders WHERE id = 1");
+    let quiet = case.run(&["verify", "--quiet"]);
+    assert_eq!((quiet.code, quiet.stdout.as_str()), (Some(1), ""));
+    assert!(quiet.stderr.starts_with("error: `orders` differs: 1 missing"), "{}", quiet.stderr);
+}
+
+#[test]
+fn the_source_itself_is_never_repaired() {
+    let case = shop();
+    case.write_env(&format!("DEST_PORT={}\nDEST_USERNAME=reader", case.source_port()));
+    for command in [&["verify"][..], &["verify", "--repair"], &["plan"], &["sync"]] {
+        case.run(command).expect(2).says("source and destination are the same");
+    }
+}
+
+#[test]
+fn what_may_be_no_copy_is_compared_and_not_repaired() {
+    let mut case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    case.at_destination(
+        "CREATE TABLE orders (id int NOT NULL, customer int, total numeric(12,2), feeling text,
+            feelings text[], share numeric(5,2), place point, document jsonb, padded char(5), updated_at timestamptz);
+         INSERT INTO orders (id) VALUES (5000)",
+    );
+    assert_eq!(case.verify(1)["tables"][0]["extra"], 1);
+    let run = case.run(&["verify", "--repair"]);
+    run.expect(1).says("`public.orders` may be no copy of `orders`, and is not repaired");
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["1"]);
+    case.sync();
+    case.assert_equal("public.orders");
 }
 
 #[test]
