@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::catalog;
-use crate::config::{Endpoint, InitialPath, Pipeline, ReplicationKey, Rule, Side};
+use crate::config::{Deletes, Endpoint, InitialPath, Mode, Pipeline, ReplicationKey, Rule, Side};
 use crate::connections::two_places;
 use crate::db::Session;
 use crate::error::{Error, Kind, Result};
@@ -32,8 +32,8 @@ pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
         let hint = "correct its name; where it is another program's, all is well".to_owned();
         checkup.add(Finding::warning(About::Pipeline, remark, hint));
     }
-    let source = connect(&pipeline.source, interrupt, &mut checkup)?;
-    let destination = connect(&pipeline.destination, interrupt, &mut checkup)?;
+    let source = connect(pipeline, Side::Source, interrupt, &mut checkup)?;
+    let destination = connect(pipeline, Side::Destination, interrupt, &mut checkup)?;
     let (Some(mut source), Some(mut destination)) = (source, destination) else {
         return Ok(checkup);
     };
@@ -97,11 +97,16 @@ fn webhook(pipeline: &Pipeline, checkup: &mut Checkup) {
 
 /// Connects with one side, and says how, and what the role may do.
 fn connect(
-    endpoint: &Endpoint,
+    pipeline: &Pipeline,
+    side: Side,
     interrupt: &Interrupt,
     checkup: &mut Checkup,
 ) -> Result<Option<Session>> {
-    let about = About::Side(endpoint.side);
+    let endpoint = match side {
+        Side::Source => &pipeline.source,
+        Side::Destination => &pipeline.destination,
+    };
+    let about = About::Side(side);
     let mut session = match Session::connect(endpoint, interrupt) {
         Err(error) if error.kind == Kind::Interrupted => return Err(error),
         Err(error) => {
@@ -134,14 +139,14 @@ fn connect(
             format!("turn on TLS at the server, and set {prefix}_SSLMODE to `verify-full`"),
         ));
     }
-    let found = match endpoint.side {
+    let found = match side {
         Side::Source => source_rights(&rights, &endpoint.schema),
-        Side::Destination => destination_rights(&rights, &endpoint.schema),
+        Side::Destination => destination_rights(&rights, &endpoint.schema, &pipeline.rules),
     };
     for finding in found {
         checkup.add(finding);
     }
-    if server.in_recovery && endpoint.side == Side::Source {
+    if server.in_recovery && side == Side::Source {
         checkup.add(Finding::warning(
             about,
             "it is a standby, where transactions in flight on its primary cannot be seen: rows that \
@@ -180,7 +185,7 @@ fn source_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
     vec![Finding::warning(about(), &format!("{could}; this tool only reads"), hint.to_owned())]
 }
 
-fn destination_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
+fn destination_rights(rights: &Rights, schema: &str, rules: &[Rule]) -> Vec<Finding> {
     let about = || About::Side(Side::Destination);
     let mut found = Vec::new();
     if rights.read_only {
@@ -202,11 +207,16 @@ fn destination_rights(rights: &Rights, schema: &str) -> Vec<Finding> {
         found.push(Finding::good(about(), said));
     }
     if !rights.temporary {
-        found.push(Finding::warning(
-            about(),
-            "the user may not make temporary tables, which `verify`, `diff` and `deletes` need",
-            "grant the destination's user TEMPORARY on its database".to_owned(),
-        ));
+        let said =
+            "the user may not make temporary tables, which `verify`, `diff` and `deletes` need";
+        let hint = "grant the destination's user TEMPORARY on its database";
+        found.push(
+            if rules.iter().any(|rule| rule.mode == Mode::Diff || rule.deletes != Deletes::Keep) {
+                Finding::error(about(), Error::table(said).hint(hint))
+            } else {
+                Finding::warning(about(), said, hint.to_owned())
+            },
+        );
     }
     found
 }
