@@ -269,6 +269,17 @@ fn carry_out(
             None => Ok(None),
             Some(example) => Err(with_hint(counterexample(step, &example))),
         },
+        Outcome::Undisturbed => match session.rows(&step.purpose, &step.sql)?.pop() {
+            None => Ok(None),
+            Some(row) => {
+                let changed = row.into_iter().flatten().next().unwrap_or_default();
+                Err(Error::table(format!("cannot {}", step.purpose))
+                    .because(format!(
+                        "somebody has emptied, rewritten or replaced {changed} meanwhile"
+                    ))
+                    .passing())
+            }
+        },
         Outcome::Patient => patiently(session, step, log, table).map_err(with_hint).map(|()| None),
     }
 }

@@ -30,7 +30,7 @@ use crate::fault::{Fault, planted};
 use crate::receipt::Origin;
 use crate::sql::Qualified;
 use crate::sql::copy::{Format, Selection};
-use crate::table::{DestinationTable, SourceTable, UniqueIndex};
+use crate::table::{DestinationTable, Kind, SourceTable, UniqueIndex};
 
 /// Everything a plan is made from.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +96,19 @@ impl Situation<'_> {
     /// The step that lets the source forget what only our snapshot still sees.
     fn end_of_snapshot(&self) -> Option<Step> {
         (!self.snapshot_kept).then(|| Step::source("end the snapshot", crate::sql::session::COMMIT))
+    }
+
+    /// The step that fails where somebody has emptied or rewritten what was read after the snapshot was
+    /// taken, which then looks empty in it; none where our lock was there before the snapshot.
+    fn undisturbed(&self) -> Option<Step> {
+        let kind = matches!(self.source.kind, Kind::Table | Kind::Partitioned);
+        // A condition and a policy may read other tables than this one.
+        let alone = self.rule.filter.is_none() && !self.source.row_security;
+        let locked = kind && alone && self.source.readable;
+        (!locked).then(|| {
+            let purpose = format!("read `{}` as it was at one time", self.source.name.plain());
+            Step::source(&purpose, crate::sql::session::REWRITTEN).result(Outcome::Undisturbed)
+        })
     }
 
     /// The table of receipts.
@@ -323,6 +336,8 @@ pub enum Outcome {
     Distinct,
     /// Any row it returns is an example of what makes the sync impossible.
     NoRow,
+    /// Any row it returns names what somebody has changed while it was read: once more may help.
+    Undisturbed,
     /// As `Done`, but where somebody else's lock is in the way it is tried again for a while, each
     /// time briefly, so that nobody has to wait behind it for long.
     Patient,

@@ -57,6 +57,8 @@ pub struct Comparison {
     /// The destination's condition on rows that were there when both sides had the same keys: where
     /// the source does not have them, the next sync removes or marks them.
     pub settled: Option<String>,
+    /// The step that tells whether the source's rows were all there to be compared.
+    pub undisturbed: Option<Step>,
 }
 
 /// What is done about rows that differ.
@@ -215,7 +217,8 @@ pub fn compare(
     };
     let rows = situation.destination.map_or(0, |there| there.estimated_rows);
     let buckets = digest::bucket_count(rows, expected.rows_per_bucket());
-    Comparison { source, destination, buckets, versions, pending, settled: None }
+    let undisturbed = situation.undisturbed();
+    Comparison { source, destination, buckets, versions, pending, settled: None, undisturbed }
 }
 
 /// The columns by whose values a person tells rows apart: the unique columns, else the first few.

@@ -83,7 +83,7 @@ fn newer_rows(situation: &Situation, since: Since, end_of_snapshot: Option<Step>
     let shape = situation.shape;
     let selection = shape.selection(situation.rule, situation.source, since.condition);
     let staging = situation.staging_name();
-    let mut last = Vec::new();
+    let mut last: Vec<Step> = situation.undisturbed().into_iter().collect();
     if !shape.unique_at_source {
         last.push(no_shared_key(&selection, &shape.unique_columns));
     }

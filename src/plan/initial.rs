@@ -80,7 +80,7 @@ pub fn initial(
 fn load(situation: &Situation, new: &Qualified, unusable: Option<&str>) -> (Load, Option<String>) {
     let (rule, source, shape) = (situation.rule, situation.source, situation.shape);
     let names = shape.names();
-    let last = situation.end_of_snapshot().into_iter().collect();
+    let last = situation.undisturbed().into_iter().chain(situation.end_of_snapshot()).collect();
     let rows = shape.selection(rule, source, None);
     let obstacle = match rule.initial {
         InitialPath::Copy => None,

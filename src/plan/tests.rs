@@ -191,6 +191,7 @@ fn reconciliation(versions: bool) -> Reconciliation {
         versions,
         pending: None,
         settled: None,
+        undisturbed: None,
     };
     Reconciliation { comparison, mending: Mending::bare() }
 }

@@ -68,6 +68,19 @@ pub fn begin_snapshot(lock: Option<&Qualified>) -> String {
     }
 }
 
+/// Which tables, of all that the transaction has read, look otherwise in its snapshot than they were when it
+/// got their locks: one row each, its name. A TRUNCATE, and an ALTER TABLE that writes all rows anew, leave
+/// nothing that an older snapshot could see, and neither does a table that has taken another's name.
+///
+/// A snapshot sees the catalog as it was, and functions see it as it is.
+pub const REWRITTEN: &str = "\
+SELECT DISTINCT l.relation::regclass::text
+FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.relation
+WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid()
+AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+AND CASE WHEN c.oid IS NULL THEN pg_get_indexdef(l.relation) IS NULL
+  ELSE c.relkind IN ('r', 'm') AND c.relfilenode NOT IN (0, pg_relation_filenode(c.oid)) END";
+
 /// Hands the transaction's snapshot to another session: one row, its name.
 pub const EXPORT_SNAPSHOT: &str = "SELECT pg_export_snapshot()";
 

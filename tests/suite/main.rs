@@ -28,6 +28,7 @@ mod plan;
 mod planted;
 mod reconcile;
 mod regressions;
+mod rewritten;
 mod scale;
 mod state;
 mod statements;

@@ -150,6 +150,16 @@ impl Case {
         self.source_server.connect(&self.database)
     }
 
+    /// Waits until a question at the source has an answer.
+    pub fn until(&self, question: &str) {
+        let mut session = self.another_source();
+        let started = Instant::now();
+        while judge::column(&mut session, question).is_empty() {
+            assert!(started.elapsed() < Duration::from_mins(1), "nothing answers {question}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Connects again to servers that were started again.
     pub fn reconnect(&mut self) {
         self.source = self.another_source();
