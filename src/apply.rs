@@ -213,14 +213,20 @@ fn perform(
     (log, table): (&Log, &str),
 ) -> Result<Option<u64>> {
     let merged = carry_out(session, step, many, (log, table))?;
-    if let Some((question, answer)) = &step.still
-        && session.value(&step.purpose, question)?.as_ref() != Some(answer)
-    {
-        return Err(Error::table(format!("cannot {}", step.purpose))
-            .because("somebody has put something on the old table meanwhile, or taken it off")
-            .passing());
+    if let Some(still) = &step.still {
+        is_so(session, step, still)?;
     }
     Ok(merged)
+}
+
+/// Fails where a question of a step has another answer than it must have.
+fn is_so(session: &mut Session, step: &Step, (question, answer): &(String, String)) -> Result<()> {
+    if session.value(&step.purpose, question)?.as_ref() == Some(answer) {
+        return Ok(());
+    }
+    Err(Error::table(format!("cannot {}", step.purpose))
+        .because("somebody has put something on the old table meanwhile, or taken it off")
+        .passing())
 }
 
 fn carry_out(
@@ -286,19 +292,32 @@ fn carry_out(
 
 /// Takes a step's shortcut, unless somebody else's lock is in the way.
 fn at_once(session: &mut Session, step: &Step, shortcut: &Shortcut) -> Result<bool> {
-    if attempt(session, &step.purpose, &shortcut.lock)?.is_some() {
+    if attempt(session, step, &shortcut.lock, None)?.is_some() {
         return Ok(false);
     }
     // Outside of the savepoint a second TRUNCATE finds the files that the first has made.
     session.run(&step.purpose, &shortcut.sql).map(|_| true)
 }
 
-/// Runs what may meet somebody else's lock. Where it does, returns the error, and nothing of it
-/// remains.
-fn attempt(session: &mut Session, purpose: &str, sql: &str) -> Result<Option<Error>> {
-    let attempt = [session::SAVEPOINT, sql, session::RELEASE_SAVEPOINT].join(";\n");
-    match session.run(purpose, &attempt) {
-        Err(error) if error.sqlstate.as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+/// Runs what may meet somebody else's lock, once the answer is there that must be. Where it does meet one,
+/// returns the error, and nothing of it remains.
+fn attempt(
+    session: &mut Session,
+    step: &Step,
+    sql: &str,
+    provided: Option<&(String, String)>,
+) -> Result<Option<Error>> {
+    let mut run = |statements: &[&str]| session.run(&step.purpose, &statements.join(";\n"));
+    let tried = match provided {
+        None => run(&[session::SAVEPOINT, sql, session::RELEASE_SAVEPOINT]),
+        Some(provided) => run(&[session::SAVEPOINT, &session::give_up_soon()])
+            .and_then(|_| is_so(session, step, provided))
+            .and_then(|()| {
+                session.run(&step.purpose, &[sql, session::RELEASE_SAVEPOINT].join(";\n"))
+            }),
+    };
+    match tried {
+        Err(error) if matches!(error.sqlstate.as_deref(), Some(LOCK_NOT_AVAILABLE | VANISHED)) => {
             session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
             Ok(Some(error))
         }
@@ -342,7 +361,7 @@ fn counterexample(step: &Step, example: &[Option<String>]) -> Error {
 fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Result<()> {
     let started = Instant::now();
     let mut told = false;
-    while let Some(error) = attempt(session, &step.purpose, &step.sql)? {
+    while let Some(error) = attempt(session, step, &step.sql, step.provided.as_ref())? {
         if started.elapsed() > LONGEST_WAIT {
             return Err(error);
         }
@@ -350,13 +369,18 @@ fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Resu
             log.info(Some(table), &format!("waiting for others to {}", step.purpose));
             told = true;
         }
-        session.interrupt().sleep(PAUSE)?;
+        // Of two that wait for each other, one is to be first.
+        let unlike_others = u64::from(started.elapsed().subsec_micros() % 1_000);
+        session.interrupt().sleep(PAUSE + Duration::from_millis(unlike_others))?;
     }
     Ok(())
 }
 
 /// The SQLSTATE of a lock that could not be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// The SQLSTATE of what was dropped while the catalog was read, as a view that another run makes again.
+const VANISHED: &str = "XX000";
 
 /// The pause between two attempts to get a lock, in which others go ahead.
 const PAUSE: Duration = Duration::from_secs(2);

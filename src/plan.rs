@@ -102,8 +102,9 @@ impl Situation<'_> {
     /// taken, which then looks empty in it; none where our lock was there before the snapshot.
     fn undisturbed(&self) -> Option<Step> {
         let kind = matches!(self.source.kind, Kind::Table | Kind::Partitioned);
-        // A condition and a policy may read other tables than this one.
-        let alone = self.rule.filter.is_none() && !self.source.row_security;
+        // A policy may read other tables than this one, and so may a condition, by a query or a function.
+        let reads = self.rule.filter.as_ref().is_some_and(|condition| condition.contains('('));
+        let alone = !reads && !self.source.row_security;
         let locked = kind && alone && self.source.readable;
         (!locked).then(|| {
             let purpose = format!("read `{}` as it was at one time", self.source.name.plain());
@@ -307,7 +308,10 @@ pub struct Step {
     pub hint: Option<String>,
     /// A question and what to say where its answer is yes: the step is then left out.
     pub unless: Option<(String, String)>,
-    /// A question and the answer that it must have afterwards, or the plan no longer fits.
+    /// A question and the answer that it must have beforehand, in the same attempt, or the plan no longer
+    /// fits.
+    pub provided: Option<(String, String)>,
+    /// The same afterwards.
     pub still: Option<(String, String)>,
     /// What may take the place of `sql`.
     pub shortcut: Option<Shortcut>,
@@ -347,7 +351,17 @@ impl Step {
     fn new(on: Side, purpose: &str, sql: impl Into<String>) -> Self {
         let purpose = purpose.to_owned();
         let (sql, result) = (sql.into(), Outcome::Done);
-        Self { on, sql, result, purpose, hint: None, unless: None, still: None, shortcut: None }
+        Self {
+            on,
+            sql,
+            result,
+            purpose,
+            hint: None,
+            unless: None,
+            provided: None,
+            still: None,
+            shortcut: None,
+        }
     }
 
     fn destination(purpose: &str, sql: impl Into<String>) -> Self {
@@ -375,6 +389,11 @@ impl Step {
 
     fn unless(mut self, question: String, why: &str) -> Self {
         self.unless = Some((question, why.to_owned()));
+        self
+    }
+
+    fn provided(mut self, question: String, answer: String) -> Self {
+        self.provided = Some((question, answer));
         self
     }
 

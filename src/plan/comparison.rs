@@ -482,8 +482,8 @@ mod tests {
             first_words(&repair.mending.before)
         };
         assert_eq!(steps(MERGED, true), "CREATE");
-        assert_eq!(steps(MERGED, false), "CREATE CREATE");
-        assert_eq!(steps(MARKED, false), "DELETE CREATE CREATE");
+        assert_eq!(steps(MERGED, false), "CREATE ALTER CREATE");
+        assert_eq!(steps(MARKED, false), "DELETE CREATE ALTER CREATE");
         assert_eq!(steps(MARKED, true), "CREATE");
     }
 

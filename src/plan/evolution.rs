@@ -89,6 +89,14 @@ pub fn evolution(situation: &Situation, before: &Origin) -> Option<Evolution> {
     if !matches!(source.kind, Kind::Table | Kind::Partitioned) {
         return None;
     }
+    // What was the greatest key says nothing of another column that has the key's name now.
+    let number = |origin: &Origin| {
+        let key = |column: &&CopiedColumn| Some(&column.name) == now.replication_key.as_ref();
+        origin.columns.iter().find(key).map(|column| column.number)
+    };
+    if number(before) != number(now) {
+        return None;
+    }
     let mut changes = Vec::new();
     let gone = |old: &&CopiedColumn| now.columns.iter().all(|new| new.number != old.number);
     changes.extend(before.columns.iter().filter(gone).map(|old| Change::Drop(old.name.clone())));
@@ -215,6 +223,16 @@ mod tests {
         copied(|source| {
             source.kind = Kind::View;
             source.columns.pop();
+        });
+        // The replication key is another column.
+        copied(|source| {
+            let key = source.columns.iter().position(|column| column.name == "id").unwrap();
+            "was".clone_into(&mut source.columns[key].name);
+            source.columns.push(SourceColumn {
+                number: 6,
+                name: "id".to_owned(),
+                ..source.columns[key].clone()
+            });
         });
         // Two that change places would need a third name.
         copied(|source| {

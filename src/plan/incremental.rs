@@ -1,7 +1,7 @@
 //! The merge of what changed: into the staging table, from there by the unique columns.
 
 use super::decision::is_ours;
-use super::initial::{own_index, write_receipt};
+use super::initial::{own_index_in_place, write_receipt};
 use super::shape::DELETED_AT_TYPE;
 use super::{
     Evolution, Load, Outcome, Plan, Reading, Reconciliation, Shortcut, Since, Situation, Step,
@@ -11,7 +11,7 @@ use crate::fault::{Fault, planted};
 use crate::receipt::Receipt;
 use crate::sql::copy::{Selection, copy_in};
 use crate::sql::{ddl, merge, session};
-use crate::table::{Column, DELETED_AT, DestinationTable, own_index_name};
+use crate::table::{Column, DELETED_AT, DestinationTable};
 
 /// What a merge is made from beside the situation.
 #[derive(Clone, Debug)]
@@ -199,8 +199,7 @@ pub(super) fn in_place_changes(situation: &Situation) -> Vec<Step> {
         }
     }
     if merges_by_unique_index(situation) && !has_fitting_index(situation) {
-        let name = own_index_name(&table.name);
-        steps.push(own_index(situation, table, &name).result(Outcome::Distinct));
+        steps.extend(own_index_in_place(situation));
     }
     steps.extend(make_staging(situation));
     steps
@@ -282,6 +281,7 @@ pub(super) fn leftovers(situation: &Situation) -> Option<Step> {
 mod tests {
     use super::super::tests::{APPENDED, COPIED, MARKED, MERGED, Setting, first_words, receipt};
     use super::*;
+    use crate::table::own_index_name;
 
     /// A merge that reads nothing, and after which the destination knows nothing new.
     fn bare(receipt: &Receipt) -> Merge<'_> {
@@ -336,19 +336,24 @@ mod tests {
         assert_eq!(changed(MARKED, |_| {}), "");
         let unmarked = |setting: &mut Setting| drop(setting.destination.columns.pop());
         assert_eq!(changed(MARKED, unmarked), "ALTER", "it lacks the time of the deletion");
-        assert_eq!(changed(MERGED, unindexed), "CREATE");
+        assert_eq!(changed(MERGED, unindexed), "CREATE ALTER");
         assert_eq!(changed(APPENDED, unindexed), "", "no key is unique");
         assert_eq!(changed(COPIED, unindexed), "", "there is no key");
         let elsewhere = |setting: &mut Setting| {
             "a".clone_into(&mut setting.destination.unique_indexes[0].columns[0]);
         };
-        assert_eq!(changed(MERGED, elsewhere), "CREATE");
+        assert_eq!(changed(MERGED, elsewhere), "CREATE ALTER");
         let deferrable = |setting: &mut Setting| {
             setting.destination.unique_indexes[0].immediate = false;
         };
         assert_eq!(changed(MERGED, deferrable), "", "it stands in the way of any other");
         let nullable = |setting: &mut Setting| setting.shape.nullable_keys = true;
-        assert_eq!(changed(MERGED, nullable), "CREATE");
+        assert_eq!(changed(MERGED, nullable), "CREATE ALTER");
+        let own = |setting: &mut Setting| {
+            setting.shape.nullable_keys = true;
+            setting.destination.unique_indexes[0].name = own_index_name("t");
+        };
+        assert_eq!(changed(MERGED, own), "DROP CREATE ALTER", "it is in the way of its successor");
         let equal = |setting: &mut Setting| {
             setting.shape.nullable_keys = true;
             setting.destination.unique_indexes[0].nulls_not_distinct = true;

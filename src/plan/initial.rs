@@ -1,13 +1,13 @@
 //! The first copy: load a new table, then let it take the old one's name.
 
-use super::{Load, Outcome, Plan, Reading, Situation, Step, SyncType};
+use super::{DEPENDED_ON, Load, Outcome, Plan, Reading, Situation, Step, SyncType};
 use crate::config::{ColumnChoice, Deletes, InitialPath, Mode, Rule};
 use crate::digest::GUARDED_ROWS;
 use crate::error::{Error, Result, shell_quoted};
 use crate::fault::{Fault, planted};
 use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
-use crate::sql::{self, Qualified, ddl, identifier, session, swap};
+use crate::sql::{self, Qualified, ddl, session, swap};
 use crate::table::dependent::{Dependents, Index};
 use crate::table::{DELETED_AT, Kind, SourceTable, digest, own_index_name};
 
@@ -46,7 +46,7 @@ pub fn initial(
             "drop it, and make it again after the sync"
         }));
     }
-    let new = situation.table.beside(format!("_new_{:016x}", digest(&situation.table.to_string())));
+    let new = new_table(situation);
     let (load, note) = load(situation, &new, first.pg_dump_unusable);
     let mut before = vec![Step::destination("begin a transaction", session::BEGIN)];
     if planted(Fault::DroppedFirst) {
@@ -144,13 +144,13 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         steps.extend(no_shrinking(situation, new));
     }
     let own_name = own_index_name(&table.name);
-    let own_interim = format!("{}_unique", new.name);
-    let kept: Vec<&Index> = first
-        .dependents
-        .iter()
-        .flat_map(|dependents| &dependents.indexes)
-        .filter(|index| index.name != own_name || index.is_made_much_of())
-        .collect();
+    let there: Vec<&Index> =
+        first.dependents.iter().flat_map(|dependents| &dependents.indexes).collect();
+    let names: Vec<&str> = there.iter().map(|index| index.name.as_str()).collect();
+    let own_interim = interim_name(new, &names);
+    let ours = |index: &Index| index.name == own_name || interim_names(new).contains(&index.name);
+    let kept: Vec<&Index> =
+        there.into_iter().filter(|index| !ours(index) || index.is_made_much_of()).collect();
     let has_own = !shape.unique_columns.is_empty() && !one_of_them_serves(situation, &kept);
     if has_own {
         steps.push(own_index(situation, new, &own_interim));
@@ -161,12 +161,7 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     for statement in swap::prepare(new, &kept) {
         steps.push(keeping(situation, statement));
     }
-    let analyze = Step::destination("analyze the new table", ddl::analyze(new));
-    steps.push(match first.dependents {
-        // Of the views there, this is the last look: they are gone once the table is ours.
-        Some(there) => analyze.still(sql::dependents::digest_of(table), there.digest.clone()),
-        None => analyze,
-    });
+    steps.push(Step::destination("analyze the new table", ddl::analyze(new)));
     if let Some(dependents) = first.dependents {
         let columns = shape.destination_columns();
         let columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -179,6 +174,9 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
                 session::lock_exclusively(&swap::drop_views(dependents), &all),
             )
             .result(Outcome::Patient)
+            // Of the views, this is the last look: they are gone once the table is ours. It opens all that
+            // they show, which others who wait for the same views must have back after each attempt.
+            .provided(sql::dependents::digest_of(table), dependents.digest.clone())
             .still(sql::dependents::own_digest_of(table), dependents.own_digest.clone())
             .hint(
                 "somebody keeps a transaction open that has read it; sync again when it has ended",
@@ -192,12 +190,7 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
         steps.push(Step::destination(&name, swap::rename(table, new)));
     }
     if has_own {
-        let rename = format!(
-            "ALTER INDEX {} RENAME TO {}",
-            table.beside(own_interim),
-            identifier(&own_name)
-        );
-        steps.push(Step::destination("name the unique index", rename));
+        steps.push(name_own_index(situation, &own_interim));
     }
     steps.extend(super::incremental::make_staging(situation));
     steps.extend(super::incremental::leftovers(situation));
@@ -232,8 +225,53 @@ fn one_of_them_serves(situation: &Situation, kept: &[&Index]) -> bool {
     })
 }
 
+/// What a new copy is called until it takes the table's place.
+fn new_table(situation: &Situation) -> Qualified {
+    situation.table.beside(format!("_new_{:016x}", digest(&situation.table.to_string())))
+}
+
+/// The names that our unique index may have until it gets its own, and goes by where that is taken.
+fn interim_names(new: &Qualified) -> [String; 2] {
+    ["unique", "unique2"].map(|end| format!("{}_{end}", new.name))
+}
+
+/// The one that none of the table's indexes has.
+fn interim_name(new: &Qualified, there: &[&str]) -> String {
+    let [one, other] = interim_names(new);
+    if there.contains(&&*one) { other } else { one }
+}
+
+/// The steps that make the index on the unique columns of the table that is there.
+pub(super) fn own_index_in_place(situation: &Situation) -> Vec<Step> {
+    let table = situation.table;
+    let own = own_index_name(&table.name);
+    let there = situation.destination.map_or(&[][..], |there| &there.unique_indexes);
+    let there: Vec<&str> = there.iter().map(|index| index.name.as_str()).collect();
+    let interim = interim_name(&new_table(situation), &there);
+    let mut steps = Vec::new();
+    if there.contains(&&*own) {
+        let drop = ddl::drop_index(&table.beside(own));
+        let purpose = "drop the unique index that no longer fits";
+        steps.push(Step::destination(purpose, drop).hint(DEPENDED_ON));
+    }
+    steps.push(own_index(situation, table, &interim).result(Outcome::Distinct));
+    steps.push(name_own_index(situation, &interim));
+    steps
+}
+
+/// The step that gives our index its name, unless something else has it: the index of a table that
+/// people have renamed is called as before.
+fn name_own_index(situation: &Situation, interim: &str) -> Step {
+    let own = situation.table.beside(own_index_name(&situation.table.name));
+    let rename = ddl::rename_index(&own.beside(interim), &own.name);
+    Step::destination("name the unique index", rename).unless(
+        ddl::is_there(&own),
+        &format!("there is a `{}` already, perhaps of a table that was renamed", own.plain()),
+    )
+}
+
 /// The step that makes the index on the unique columns.
-pub(super) fn own_index(situation: &Situation, table: &Qualified, name: &str) -> Step {
+fn own_index(situation: &Situation, table: &Qualified, name: &str) -> Step {
     let columns = &situation.shape.unique_columns;
     let purpose = format!("make the index on the unique columns ({})", columns.join(", "));
     if situation.keeps_versions() {

@@ -92,6 +92,24 @@ pub fn create_index(name: &str, table: &Qualified, columns: &[String]) -> String
     )
 }
 
+/// Drops an index. PostgreSQL refuses where something depends on it.
+#[must_use]
+pub fn drop_index(index: &Qualified) -> String {
+    format!("DROP INDEX {index}")
+}
+
+/// Gives an index another name.
+#[must_use]
+pub fn rename_index(index: &Qualified, name: &str) -> String {
+    format!("ALTER INDEX {index} RENAME TO {}", identifier(name))
+}
+
+/// Whether there is a table, an index or the like of that name: one row, one boolean.
+#[must_use]
+pub fn is_there(relation: &Qualified) -> String {
+    format!("SELECT to_regclass({}) IS NOT NULL", literal(&relation.to_string()))
+}
+
 /// Adds a column that may be NULL, which writes no row.
 #[must_use]
 pub fn add_column(table: &Qualified, column: &str, data_type: &str) -> String {
@@ -161,6 +179,9 @@ mod tests {
         let nulls = format!("{index} NULLS NOT DISTINCT");
         assert_eq!(create_unique_index("i", &table, &columns, true), nulls);
         assert_eq!(create_index("i", &table, &columns), index.replace("UNIQUE ", ""));
+        assert_eq!(drop_index(&table), r#"DROP INDEX "s"."t""t""#);
+        assert_eq!(rename_index(&table, name), r#"ALTER INDEX "s"."t""t" RENAME TO "a b""#);
+        assert_eq!(is_there(&table), r#"SELECT to_regclass('"s"."t""t"') IS NOT NULL"#);
         let null = r#"SELECT EXISTS (SELECT FROM "s"."t""t" AS there WHERE num_nulls("a b") > 0)"#;
         assert_eq!(holds_null(&table, name), null);
     }

@@ -115,15 +115,21 @@ fn lock_key(table: &Qualified) -> i64 {
 /// How long one attempt to get a table for ourselves may keep readers waiting behind it.
 const SHORT_LOCK_TIMEOUT: &str = "500ms";
 
+/// Has what follows in the transaction give up soon on what somebody else holds.
+#[must_use]
+pub fn give_up_soon() -> String {
+    format!("SET LOCAL lock_timeout = '{SHORT_LOCK_TIMEOUT}'")
+}
+
 /// Runs statements that need locks of their own, and takes tables for ourselves, or gives up soon: those who come after wait behind this.
 #[must_use]
 pub fn lock_exclusively(first: &[String], tables: &[&Qualified]) -> String {
     let first: String = first.iter().map(|statement| statement.clone() + ";\n").collect();
     let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
     format!(
-        "SET LOCAL lock_timeout = '{SHORT_LOCK_TIMEOUT}';\n\
-         {first}LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;\n\
+        "{};\n{first}LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;\n\
          SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
+        give_up_soon(),
         tables.join(", ")
     )
 }

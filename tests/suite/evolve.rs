@@ -99,3 +99,25 @@ fn a_table_that_is_compared_by_digests_follows_too() {
     case.assert_equal("public.t");
     case.sync().says("t-incremental-0");
 }
+
+#[test]
+fn a_key_that_is_another_column_is_not_followed_from_where_the_old_one_was() {
+    let evolve = json!({"on_schema_change": "evolve", "settle": "100ms"});
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, rev text); INSERT INTO t SELECT n, 'z' || n FROM generate_series(1, 9) n;
+         CREATE TABLE u (id int PRIMARY KEY, at timestamptz DEFAULT now()); INSERT INTO u VALUES (1), (2)",
+        &json!([with(by("t", "rev"), &evolve), with(by("u", "at"), &evolve)]),
+    );
+    case.sync();
+    case.at_source(
+        "ALTER TABLE t RENAME rev TO old; ALTER TABLE t ADD rev text; UPDATE t SET rev = 'a' || id;
+         ALTER TABLE u RENAME at TO old; ALTER TABLE u ADD at bigint; UPDATE u SET at = id",
+    );
+    let mut busy = case.another_source();
+    busy.batch_execute("BEGIN; CREATE TABLE other (a int)").expect("a transaction in flight");
+    case.sync().says("t: initial sync").says("u: initial sync");
+    case.at_source("INSERT INTO t VALUES (100, NULL, 'b0'); INSERT INTO u VALUES (3, NULL, 3)");
+    busy.batch_execute("COMMIT").expect("an end");
+    case.sync();
+    case.verify(0);
+}

@@ -215,6 +215,23 @@ fn a_unique_index_does_not_tell_rows_apart_whose_column_holds_null() {
 }
 
 #[test]
+fn a_unique_column_that_may_be_null_now_gets_an_index_that_tells() {
+    let mut case = Case::new(
+        "CREATE TABLE t (a int NOT NULL, b int NOT NULL, at int, UNIQUE (a, b)); INSERT INTO t VALUES (1, 1, 1)",
+        &json!([with(by("t", "at"), &json!({ "unique_cols": ["a", "b"] }))]),
+    );
+    case.sync();
+    case.at_source("ALTER TABLE t ALTER b DROP NOT NULL; INSERT INTO t VALUES (2, NULL, 2)");
+    case.sync();
+    case.at_source("UPDATE t SET at = 3");
+    case.sync();
+    case.assert_equal("public.t");
+    case.run(&["sync"]).expect(0);
+    let indexes = "SELECT string_agg(indexname, ',') FROM pg_indexes WHERE tablename = 't'";
+    assert_eq!(case.ask(indexes), ["t_replicated_key"]);
+}
+
+#[test]
 fn rows_without_a_key_are_not_lost() {
     let mut case = orders();
     case.at_source("INSERT INTO orders VALUES (11, 'no key', NULL), (12, 'no key', NULL)");

@@ -356,3 +356,59 @@ fn views_of_whole_rows_are_made_again_like_others() {
     assert_eq!(case.ask("SELECT cardinality(rows) FROM all_of_them"), ["10"]);
     assert_eq!(case.ask("SELECT count((row).id) FROM whole"), ["10"]);
 }
+
+#[test]
+fn two_tables_under_one_view_do_not_wait_for_each_other() {
+    let rules = ["orders", "customers"].map(|name| json!({"name": name, "mode": "full-refresh"}));
+    let mut case = Case::new(SOURCE, &json!(rules));
+    case.sync();
+    case.at_destination(
+        "CREATE VIEW both_of_them AS SELECT o.id, c.at FROM orders o JOIN customers c USING (id)",
+    );
+    let mut reader = case.destination_superuser();
+    reader.batch_execute("BEGIN; SELECT FROM both_of_them").expect("a reader");
+    let mut child = case.start(&["sync", "--jobs", "2"]);
+    // Both come to the point at which they wait for the reader.
+    std::thread::sleep(Duration::from_secs(3));
+    reader.batch_execute("COMMIT").expect("an end");
+    let started = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if started.elapsed() > Duration::from_secs(90) {
+            child.kill().expect("a child");
+            panic!("the two wait for each other");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let run = Run::from(child.wait_with_output().expect("a run"));
+    run.expect(0);
+    assert!(!run.stdout.contains("trying again"), "no row is copied twice:\n{}", run.stdout);
+    assert_eq!(case.ask("SELECT count(*) FROM both_of_them"), ["1"]);
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_table_that_was_renamed_keeps_its_index_and_the_new_copy_has_another() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination("ALTER TABLE orders RENAME TO orders_old");
+    let ours = "SELECT count(*) FROM pg_index WHERE indrelid = 'orders'::regclass AND indisunique";
+    let named = "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'orders'::regclass";
+    for _ in 0..3 {
+        case.run(&["sync", "--full-refresh"]).expect(0).says(
+            "could not name the unique index: there is a `public.orders_replicated_key` already",
+        );
+        case.at_source("UPDATE orders SET at = at + 100");
+        case.sync().says("done: 10 rows");
+        case.assert_equal("public.orders");
+        assert_eq!(case.ask(ours), ["1"]);
+    }
+    // In place as well, and with its own name once that is free.
+    let index = case.ask(named).concat();
+    case.at_destination(&format!("DROP INDEX {index}"));
+    case.at_source("UPDATE orders SET at = at + 100");
+    case.sync().says("could not name the unique index");
+    case.at_destination("DROP TABLE orders_old");
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    assert_eq!(case.ask(named), ["orders_replicated_key"]);
+    case.assert_equal("public.orders");
+}
