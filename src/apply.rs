@@ -317,7 +317,7 @@ fn attempt(
             }),
     };
     match tried {
-        Err(error) if matches!(error.sqlstate.as_deref(), Some(LOCK_NOT_AVAILABLE | VANISHED)) => {
+        Err(error) if is_in_the_way(&error) => {
             session.run("roll back to the savepoint", session::ROLLBACK_TO_SAVEPOINT)?;
             Ok(Some(error))
         }
@@ -379,8 +379,17 @@ fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Resu
 /// The SQLSTATE of a lock that could not be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// The SQLSTATE of what was dropped while the catalog was read, as a view that another run makes again.
-const VANISHED: &str = "XX000";
+/// The SQLSTATE of what was dropped while it was looked at, and of other internal errors.
+const INTERNAL_ERROR: &str = "XX000";
+
+/// Whether somebody is at work on what we want, who may be another run that makes a view again.
+fn is_in_the_way(error: &Error) -> bool {
+    match error.sqlstate.as_deref() {
+        Some(LOCK_NOT_AVAILABLE) => true,
+        Some(INTERNAL_ERROR) => error.may_pass(),
+        _ => false,
+    }
+}
 
 /// The pause between two attempts to get a lock, in which others go ahead.
 const PAUSE: Duration = Duration::from_secs(2);

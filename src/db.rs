@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use crate::config::{Endpoint, Side, TlsMode};
@@ -23,6 +24,7 @@ use crate::sql::session::Patience;
 use crate::sql::{catalog, session};
 use crate::table::SourceTable;
 use crate::watermark::overlap::Position;
+pub use remedy::CONFLICT_REMEDY;
 use remedy::{failed, shared, silent, unreachable};
 use watch::{Failure, Watch, connect_timeout, open};
 pub use watch::{shorten_silence, silence};
@@ -99,6 +101,8 @@ pub struct Server {
     /// How long that process had been there, in seconds.
     #[serde(default)]
     pub process_seconds: Option<f64>,
+    /// Whether it has got what we said when we connected, which poolers keep to themselves.
+    pub met_directly: bool,
     /// When it was there, by the server's clock.
     pub met_at: String,
     /// None from here on had begun to write then, in 64 bits.
@@ -157,18 +161,28 @@ impl Session {
         interrupt.check()?;
         let began = Instant::now();
         let connector = tls::connector(endpoint)?;
-        let configuration = configuration(endpoint);
         let runtime = runtime()?;
-        let opened = runtime.block_on(async {
-            tokio::select! {
-                opened = timeout(connect_timeout(), open(&configuration, &connector)) => Ok(opened),
-                () = signalled(interrupt) => Err(Error::interrupted()),
-            }
-        })?;
-        let client = match opened {
-            Ok(opened) => opened.map_err(|error| unreachable(endpoint, &error))?,
-            Err(_) => return Err(silent(endpoint)),
+        let open = |configuration: &Config| {
+            let opened = runtime.block_on(async {
+                tokio::select! {
+                    opened = timeout(connect_timeout(), open(configuration, &connector)) => Ok(opened),
+                    () = signalled(interrupt) => Err(Error::interrupted()),
+                }
+            })?;
+            opened.map_err(|_| silent(endpoint))
         };
+        let mut configuration = configuration(endpoint);
+        let plain = configuration.clone();
+        configuration.options(session::MET_DIRECTLY);
+        let opened = match open(&configuration)? {
+            Err(error) if refuses_options(&error) => {
+                configuration = plain.clone();
+                open(&configuration)?
+            }
+            opened => opened,
+        };
+        let client = opened.map_err(|error| unreachable(endpoint, &error))?;
+        let passes_options = configuration != plain;
         let token = client.cancel_token();
         let tls = connector.clone();
         let cancel = interrupt.on_signal(move || {
@@ -187,11 +201,17 @@ impl Session {
             _cancel: cancel,
             server: Server::default(),
         };
+        // Where it is certain that somebody stands between, nothing is set that others would find.
+        if !passes_options && session.is_shared()? {
+            return Err(shared(endpoint));
+        }
         session.greet()?;
         session.server.address = endpoint.address();
         // A process that is older than the connection has worked for somebody else before.
         let old = Duration::try_from_secs_f64(session.server.process_seconds.unwrap_or_default());
-        if old.is_ok_and(|old| old > began.elapsed() + CLOCKS_DIFFER) && session.is_shared()? {
+        let old = old.is_ok_and(|old| old > began.elapsed() + CLOCKS_DIFFER);
+        let doubtful = old || !session.server.met_directly;
+        if passes_options && doubtful && session.is_shared()? {
             let _ = session.run("reset the session", session::RESET);
             return Err(shared(endpoint));
         }
@@ -234,7 +254,8 @@ impl Session {
 
     /// Whether a pooler gives the process that works for us to others between two transactions.
     fn is_shared(&mut self) -> Result<bool> {
-        let Self { runtime, client, watch, .. } = self;
+        let Some(before) = self.process()? else { return Ok(true) };
+        let Self { runtime, watch, .. } = &*self;
         let another = async {
             let client = open(&watch.configuration, &watch.connector).await?;
             let said = client.simple_query(session::PROCESS_OF_OUR_OWN).await?;
@@ -243,16 +264,21 @@ impl Session {
         let other = runtime.block_on(async { timeout(POOLER_TIMEOUT, another).await });
         // Who does not get another session shares none with it.
         let Ok(Ok((_working, said))) = other else { return Ok(false) };
-        let asked = client.simple_query(session::PROCESS);
-        let answer = match runtime.block_on(async { timeout(POOLER_TIMEOUT, asked).await }) {
-            Ok(answer) => answer.map_err(|error| {
-                self.explain("ask which process works for us", Failure::Server(error))
-            })?,
-            // The other has got the only one there is.
-            Err(_) => return Ok(true),
-        };
-        let (ours, theirs) = (first_value(answer), first_value(said));
-        Ok(ours == theirs || ours != Some(self.server.process.to_string()))
+        // Where nobody answers, the other has got the only one there is.
+        let Some(ours) = self.process()? else { return Ok(true) };
+        Ok(Some(&ours) == first_value(said).as_ref() || ours != before)
+    }
+
+    /// Which process works for us; none where there is none for a while.
+    fn process(&mut self) -> Result<Option<String>> {
+        let asked = self.client.simple_query(session::PROCESS);
+        match self.runtime.block_on(async { timeout(POOLER_TIMEOUT, asked).await }) {
+            Ok(Ok(answer)) => Ok(first_value(answer)),
+            Ok(Err(error)) => {
+                Err(self.explain("ask which process works for us", Failure::Server(error)))
+            }
+            Err(_) => Ok(None),
+        }
     }
 
     /// Ends a session of ours that was lost without a word, which its server may not have noticed: it
@@ -505,6 +531,13 @@ async fn signalled(interrupt: &Interrupt) {
 
 /// The oldest server this tool is tested with.
 const OLDEST_VERSION: u32 = 13_00_00;
+
+/// Whether somebody who stands before the server does not pass on how a session is to begin.
+fn refuses_options(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        [SqlState::PROTOCOL_VIOLATION, SqlState::FEATURE_NOT_SUPPORTED].contains(code)
+    })
+}
 
 fn configuration(endpoint: &Endpoint) -> Config {
     let mut config = Config::new();

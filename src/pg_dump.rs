@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::config::{Endpoint, SYSTEM, TlsMode};
 use crate::copy::Outgoing;
-use crate::db::silence;
+use crate::db::{CONFLICT_REMEDY, silence};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::sql::Qualified;
@@ -40,6 +40,9 @@ const LOST: [&str; 6] = [
 /// By these words pg_dump tells that somebody has the table for himself, or who wants to alter it stands
 /// between us, who hold a lock on it, and pg_dump, which wants one too.
 const NOT_LOCKED: [&str; 2] = ["LOCK TABLE", "canceling statement due to statement timeout"];
+
+/// By these words pg_dump tells that a standby has ended what it read.
+const CONFLICT: &str = "due to conflict with recovery";
 
 /// From this version on libpq takes [`SYSTEM`] for more than the name of a file.
 const KNOWS_SYSTEM: u32 = 16;
@@ -226,6 +229,8 @@ fn failure(status: impl std::fmt::Display, complaints: &str) -> Error {
             "another session at the source holds the table, or waits to alter it; sync again when it \
              is done",
         )
+    } else if said(CONFLICT) {
+        Error::table(message).passing().hint(CONFLICT_REMEDY)
     } else {
         Error::table(message).hint(without)
     };
@@ -356,6 +361,12 @@ mod tests {
                 Kind::Table,
             ),
             ("pg_dump: detail: Query was: LOCK TABLE public.t", false, Kind::Table),
+            (
+                "pg_dump: detail: Error message from server: ERROR:  canceling statement due to conflict with \
+                 recovery",
+                true,
+                Kind::Table,
+            ),
             ("pg_dump: error: query failed: ERROR:  permission denied", false, Kind::Table),
         ];
         for (said, passes, kind) in kinds {

@@ -59,6 +59,10 @@ pub(super) fn failed(side: Side, purpose: &str, error: &tokio_postgres::Error) -
 /// The SQLSTATE of a connection that was there and is lost, which no server is left to send.
 const CONNECTION_FAILURE: &str = "08006";
 
+/// What to do where a source, which we only read, says that it got into conflict with others.
+pub const CONFLICT_REMEDY: &str = "sync again; a source that is a standby ends what reads from it for long: \
+    `hot_standby_feedback = on` there keeps it from that, or a longer `max_standby_streaming_delay`";
+
 /// What to do about the failures that every table may meet.
 fn remedy(side: Side, sqlstate: &str) -> Option<String> {
     Some(match (sqlstate, side) {
@@ -83,6 +87,7 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
                 .to_owned()
         }
         ("53100", _) => format!("make room on the disk of the {side} and sync again"),
+        ("40001", Side::Source) => CONFLICT_REMEDY.to_owned(),
         ("08000" | "08003" | "08006" | "40001" | "40P01" | "57P01" | "57P02" | "57P03", _) => {
             "sync again".to_owned()
         }

@@ -23,6 +23,7 @@ SELECT json_build_object(
   'process_seconds', (
     SELECT extract(epoch FROM clock_timestamp() - a.backend_start)
     FROM pg_stat_get_activity(pg_backend_pid()) a),
+  'met_directly', coalesce(current_setting('incremental_replication.met_directly', true), '') = 'on',
   'met_at', clock_timestamp(),
   'next_transaction', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
   'in_recovery', pg_is_in_recovery())";

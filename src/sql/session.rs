@@ -49,6 +49,9 @@ pub fn pin(read_only: bool) -> String {
     )
 }
 
+/// What a session begins with, so that [`super::catalog::SERVER`] can tell whether it has reached the server.
+pub const MET_DIRECTLY: &str = "-c incremental_replication.met_directly=on";
+
 /// How long a statement waits for somebody else's lock before the table fails.
 const LOCK_TIMEOUT: &str = "60s";
 

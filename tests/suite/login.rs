@@ -7,10 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use postgres::{Client, NoTls};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::case::{Case, READER, ROLE_PASSWORD, WRITER, by, create_roles, with};
+use crate::support::judge;
 use crate::support::proxy::Proxy;
 use crate::support::server::{Server, Servers, is_root};
 use crate::tls::Authority;
@@ -169,6 +171,11 @@ impl Pooler {
         }));
         Some(pooler)
     }
+
+    fn client(&self, database: &str) -> Client {
+        let url = format!("host=127.0.0.1 port={} user={WRITER} dbname={database}", self.port);
+        Client::connect(&url, NoTls).expect("a session by the pooler")
+    }
 }
 
 impl Drop for Pooler {
@@ -188,15 +195,21 @@ fn a_pooler_may_keep_sessions_and_must_not_lend_them() {
             return;
         };
         case.set("DEST_PORT", &pooler.port.to_string());
-        // The first has a new process, and cannot know; so has who comes after one that knew.
-        case.run(&["status"]);
-        for command in ["sync", "check"] {
-            sleep(Duration::from_millis(1500));
+        // A new process of the server's and an old one.
+        for command in ["sync", "check", "sync"] {
             let run = case.run(&[command]);
             run.expect(code);
             if code == 2 {
                 run.says("is a pooler").says("pool_mode = session");
             }
+            sleep(Duration::from_millis(1500));
+        }
+        // Nobody who comes after us finds what we have set.
+        let mut other = pooler.client(&case.database);
+        if code == 2 {
+            let setting =
+                |name: &str| format!("SELECT setting FROM pg_settings WHERE name = '{name}'");
+            assert_ne!(judge::column(&mut other, &setting("search_path")), [""]);
         }
     }
     let direct = case.destination_port().to_string();
