@@ -54,9 +54,11 @@ pub fn initial(
         before.insert(0, Step::destination("drop the old table", drop));
     }
     let named_after = situation.names_not_nulls().then_some(situation.table.name.as_str());
+    let columns = situation.shape.destination_columns();
+    let storage = first.dependents.map_or_else(String::new, swap::storage);
     before.push(Step::destination(
         &format!("create `{}`", situation.table.plain()),
-        ddl::create_table(&new, &situation.shape.destination_columns(), named_after),
+        ddl::create_table(&new, &columns, named_after, &storage),
     ));
     Ok(Plan {
         sync_type,
@@ -150,10 +152,13 @@ fn after_load(situation: &Situation, new: &Qualified, first: &First) -> Vec<Step
     let own_interim = interim_name(new, &names);
     let ours = |index: &Index| index.name == own_name || interim_names(new).contains(&index.name);
     let kept: Vec<&Index> =
-        there.into_iter().filter(|index| !ours(index) || index.is_made_much_of()).collect();
+        there.iter().copied().filter(|index| !ours(index) || index.is_made_much_of()).collect();
     let has_own = !shape.unique_columns.is_empty() && !one_of_them_serves(situation, &kept);
     if has_own {
-        steps.push(own_index(situation, new, &own_interim));
+        let before = there.iter().find(|index| ours(index));
+        let place = before.and_then(|index| index.tablespace.as_deref());
+        let index = own_index(situation, new, &own_interim);
+        steps.push(Step { sql: swap::placed(index.sql, place), ..index });
     }
     if shape.nullable_keys && !situation.nulls_not_distinct() && !situation.keeps_versions() {
         steps.push(no_shared_key(situation, new));
@@ -341,6 +346,7 @@ mod tests {
         Index {
             name: name.to_owned(),
             definition: format!("CREATE UNIQUE INDEX {name} ON copies.t USING btree (id)"),
+            tablespace: None,
             unique: true,
             clustered: false,
             replica_identity: false,

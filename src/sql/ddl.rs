@@ -10,9 +10,14 @@ pub fn create_schema(schema: &str) -> String {
 }
 
 /// Makes a table with its NOT NULLs and nothing else. Where these have names (PostgreSQL 18 and
-/// later), they are called after the name that the table will get.
+/// later), they are called after the name that the table will get. `storage` ends the statement.
 #[must_use]
-pub fn create_table(table: &Qualified, columns: &[Column], named_after: Option<&str>) -> String {
+pub fn create_table(
+    table: &Qualified,
+    columns: &[Column],
+    named_after: Option<&str>,
+    storage: &str,
+) -> String {
     let column = |column: &Column| {
         let constraint = named_after.map(|name| not_null_name(name, &column.name));
         let not_null = match (column.not_null, constraint) {
@@ -23,7 +28,7 @@ pub fn create_table(table: &Qualified, columns: &[Column], named_after: Option<&
         format!("\n  {} {}{not_null}", identifier(&column.name), column.data_type)
     };
     let columns: Vec<String> = columns.iter().map(column).collect();
-    format!("CREATE TABLE {table} ({}\n)", columns.join(","))
+    format!("CREATE TABLE {table} ({}\n){storage}", columns.join(","))
 }
 
 /// What makes a staging table recognisable as ours.

@@ -28,6 +28,7 @@ SELECT json_build_object(
       UNION ALL
       SELECT 'toast.' || unnest(toast.reloptions) FROM pg_class toast
       WHERE toast.oid = c.reltoastrelid) o),
+  'tablespace', {tablespace},
   'replica_identity', c.relreplident,
   'comments', {comments},
   'grants', {grants},
@@ -171,6 +172,7 @@ WHERE n.nspname = {schema} AND c.relname = {name}",
         name = literal(&table.name),
         comments = comments("c"),
         grants = grants("c"),
+        tablespace = tablespace("c"),
         indexes = indexes("c"),
         triggers = triggers("c"),
         view_comments = view_part(comments),
@@ -199,6 +201,15 @@ pub fn digest_of(table: &Qualified) -> String {
 #[must_use]
 pub fn own_digest_of(table: &Qualified) -> String {
     format!("SELECT {OWN_DIGEST} FROM (\n{}\n) AS found (document)", of(table))
+}
+
+/// The tablespace that a relation was put into, if that is not the database's own and our role may put
+/// something into it.
+fn tablespace(relation: &str) -> String {
+    format!(
+        "(SELECT s.spcname FROM pg_tablespace s
+    WHERE s.oid = {relation}.reltablespace AND has_tablespace_privilege(s.oid, 'CREATE'))"
+    )
 }
 
 /// A relation's comments, one a column and one for itself, as a JSON array.
@@ -236,6 +247,7 @@ fn indexes(relation: &str) -> String {
         "coalesce((SELECT json_agg(json_build_object(
       'name', x.relname,
       'definition', pg_get_indexdef(x.oid),
+      'tablespace', {},
       'unique', i.indisunique,
       'clustered', i.indisclustered,
       'replica_identity', i.indisreplident,
@@ -244,7 +256,8 @@ fn indexes(relation: &str) -> String {
         WHERE k.conindid = x.oid AND k.conrelid = {relation}.oid AND k.contype IN ('p', 'u', 'x')))
       ORDER BY x.relname)
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-    WHERE i.indrelid = {relation}.oid AND i.indisvalid), '[]')"
+    WHERE i.indrelid = {relation}.oid AND i.indisvalid), '[]')",
+        tablespace("x")
     )
 }
 

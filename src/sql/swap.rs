@@ -19,6 +19,15 @@ pub struct Statement {
     pub object: Option<String>,
 }
 
+/// How the old table is stored, and so the new one, as the end of its CREATE TABLE.
+#[must_use]
+pub fn storage(dependents: &Dependents) -> String {
+    let Dependents { options: there, tablespace, .. } = dependents;
+    let with = (!there.is_empty()).then(|| format!(" WITH ({})", options(there)));
+    let place = tablespace.as_ref().map(|name| format!(" TABLESPACE {}", identifier(name)));
+    [with, place].into_iter().flatten().collect()
+}
+
 /// Statements that make the old table's indexes on the new one, under names of their own: the
 /// long part, done while readers still use the old table.
 #[must_use]
@@ -36,7 +45,20 @@ fn build(new: &Qualified, number: usize, index: &Index) -> Statement {
             method_and_columns(&index.definition)
         ),
     };
+    let sql = placed(sql, index.tablespace.as_deref());
     Statement { sql, object: Some(format!("index `{}`", index.name)) }
+}
+
+/// A statement that makes an index, in a tablespace: one that makes a constraint cannot say it itself.
+#[must_use]
+pub fn placed(sql: String, tablespace: Option<&str>) -> String {
+    match tablespace {
+        Some(tablespace) => format!(
+            "SET LOCAL default_tablespace = {};\n{sql};\nSET LOCAL default_tablespace TO DEFAULT",
+            literal(tablespace)
+        ),
+        None => sql,
+    }
 }
 
 fn interim(new: &Qualified, number: usize) -> String {
@@ -169,10 +191,6 @@ impl Script {
     }
 
     fn settings(&mut self, table: &Qualified, dependents: &Dependents, user: &str) {
-        if !dependents.options.is_empty() {
-            let options = options(&dependents.options);
-            self.table(format!("ALTER TABLE {table} SET ({options})"));
-        }
         match dependents.replica_identity {
             'f' => self.table(format!("ALTER TABLE {table} REPLICA IDENTITY FULL")),
             'n' => self.table(format!("ALTER TABLE {table} REPLICA IDENTITY NOTHING")),
@@ -455,8 +473,14 @@ mod tests {
         assert_eq!(with(|there| there.replica_identity = 'i'), [""; 0], "the index says it");
         let owned = with(|there| "somebody".clone_into(&mut there.owner));
         assert_eq!(owned, ["ALTER TABLE \"t\" OWNER TO \"somebody\""]);
-        let tuned = with(|there| there.options = vec!["fillfactor=90".to_owned()]);
-        assert_eq!(tuned, ["ALTER TABLE \"t\" SET (fillfactor = '90')"]);
+        let mut stored = Dependents::bare();
+        assert_eq!(storage(&stored), "");
+        stored.options =
+            vec!["fillfactor=90".to_owned(), "toast.autovacuum_enabled=false".to_owned()];
+        stored.tablespace = Some("a b".to_owned());
+        let said =
+            " WITH (fillfactor = '90', toast.autovacuum_enabled = 'false') TABLESPACE \"a b\"";
+        assert_eq!(storage(&stored), said);
         let tuned = with(|there| {
             let tuned = |column: &str| Tuned {
                 column: column.to_owned(),
@@ -513,6 +537,7 @@ mod tests {
         let index = Index {
             name: "i".to_owned(),
             definition: "CREATE UNIQUE INDEX i ON s.t USING btree (a)".to_owned(),
+            tablespace: None,
             unique: true,
             clustered: true,
             replica_identity: true,

@@ -17,6 +17,8 @@ pub struct Dependents {
     pub owner: String,
     /// Storage parameters, each `name=value`.
     pub options: Vec<String>,
+    /// Where it is stored, if not where new tables are.
+    pub tablespace: Option<String>,
     /// `pg_class.relreplident`: d(efault), n(othing), f(ull), i(ndex).
     pub replica_identity: char,
     /// On the table and on its columns.
@@ -66,6 +68,7 @@ impl Dependents {
             own_digest: "own".to_owned(),
             owner: "owner".to_owned(),
             options: Vec::new(),
+            tablespace: None,
             replica_identity: 'd',
             comments: Vec::new(),
             grants: Vec::new(),
@@ -144,6 +147,8 @@ pub struct Index {
     pub name: String,
     /// As `pg_get_indexdef` prints it.
     pub definition: String,
+    /// Where it is stored, if not where new ones are.
+    pub tablespace: Option<String>,
     /// Whether it is unique.
     pub unique: bool,
     /// Whether `CLUSTER` goes by it.

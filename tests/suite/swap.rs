@@ -91,6 +91,39 @@ const DESCRIBED: &str = "
             AND schemaname <> 'information_schema'
     ) described (line) ORDER BY line COLLATE \"C\"";
 
+#[test]
+fn a_table_and_its_indexes_stay_where_people_have_put_them() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    let mut superuser = case.destination_superuser();
+    if superuser.batch_execute("SET allow_in_place_tablespaces = true").is_err() {
+        println!("not tried: PostgreSQL before 15 wants a folder of its own");
+        return;
+    }
+    superuser.batch_execute("CREATE TABLESPACE big_disk LOCATION ''").expect("a tablespace");
+    superuser.batch_execute("GRANT CREATE ON TABLESPACE big_disk TO writer").expect("a right");
+    case.at_destination(
+        "CREATE INDEX by_note ON orders (note) TABLESPACE big_disk; CREATE INDEX by_at ON orders (at);
+         ALTER TABLE orders ADD CONSTRAINT one UNIQUE (id, at) USING INDEX TABLESPACE big_disk;
+         ALTER TABLE orders SET TABLESPACE big_disk; ALTER INDEX orders_replicated_key SET TABLESPACE big_disk;
+         ALTER TABLE orders SET (fillfactor = 10)",
+    );
+    let places = "SELECT c.relname || ' ' || s.spcname FROM pg_class c JOIN pg_tablespace s ON s.oid = c.reltablespace \
+                  WHERE c.relname !~ '^pg_' AND s.spcname = 'big_disk' ORDER BY 1";
+    let before = case.ask(places);
+    assert_eq!(before.len(), 4, "{before:?}");
+    let oid = case.ask("SELECT 'orders'::regclass::oid");
+    case.at_source("INSERT INTO orders SELECT n, n, 'note', n FROM generate_series(11, 300) n");
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    assert_ne!(case.ask("SELECT 'orders'::regclass::oid"), oid);
+    assert_eq!(case.ask(places), before);
+    // What the table was tuned for holds for the rows that are copied.
+    let pages = "SELECT pg_relation_size('orders') / 8192 > 10";
+    assert_eq!(case.ask(pages), ["t"]);
+    case.at_destination("DROP TABLE orders, orders_stg");
+    superuser.batch_execute("DROP TABLESPACE big_disk").expect("an end");
+}
+
 fn case_with_objects() -> Case {
     let mut case = Case::new(SOURCE, &json!([by("orders", "at"), by("customers", "at")]));
     case.sync();
