@@ -128,7 +128,9 @@ pub fn side_by_side<A: Send, B>(
     destination: impl FnOnce() -> Result<B>,
 ) -> Result<(A, B)> {
     thread::scope(|scope| {
-        let source = scope.spawn(source);
+        let source = thread::Builder::new()
+            .spawn_scoped(scope, source)
+            .map_err(|error| Error::host("cannot ask both sides at once", &error))?;
         let destination = destination();
         let panicked = |_| Err(Error::bug("what was done at the source panicked"));
         Ok((source.join().unwrap_or_else(panicked)?, destination?))

@@ -187,10 +187,12 @@ pub fn transfer<T>(
     let waiting = &AtomicUsize::new(0);
     let mut incoming = Incoming { receiver, waiting, first: None, parts: Parts::default() };
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let buffer = Vec::with_capacity(CHUNK_BYTES + 8192);
-            read(Outgoing { sender, waiting, buffer, rows: 0, sent: 0 })
-        });
+        let reader = std::thread::Builder::new()
+            .spawn_scoped(scope, move || {
+                let buffer = Vec::with_capacity(CHUNK_BYTES + 8192);
+                read(Outgoing { sender, waiting, buffer, rows: 0, sent: 0 })
+            })
+            .map_err(|error| Error::host("cannot read and write at once", &error))?;
         let written = write(&mut incoming);
         drop(incoming);
         let read =

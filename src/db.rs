@@ -519,7 +519,7 @@ fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::bug("cannot start what drives a session").caused_by(&error))
+        .map_err(|error| Error::host("cannot start what drives a session", &error))
 }
 
 /// Ends when a signal has arrived.

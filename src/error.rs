@@ -84,6 +84,14 @@ impl Error {
         Self::new(Kind::Interrupted, "interrupted")
     }
 
+    /// The host gives us no more threads or files.
+    pub fn host(message: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::table(message).caused_by(error).hint(
+            "raise this host's limits, `ulimit -u` and `ulimit -n`, or the container's number of \
+             processes, or let `--jobs` be fewer",
+        )
+    }
+
     /// Something that cannot happen did.
     pub fn bug(message: impl Into<String>) -> Self {
         Self::new(Kind::Bug, message)

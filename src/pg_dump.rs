@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use crate::config::{Endpoint, SYSTEM, TlsMode};
 use crate::copy::Outgoing;
@@ -194,12 +194,18 @@ impl Dump {
         let stderr = child.stderr.take().ok_or_else(bug)?;
         let child = Arc::new(Mutex::new(child));
         let doomed = Arc::clone(&child);
-        Ok(Self {
+        let mut dump = Self {
             child,
-            pieces: pieces(stdout),
-            complaints: Some(std::thread::spawn(move || complaints(stderr))),
+            pieces: sync_channel(0).1,
+            complaints: None,
             _cancel: interrupt.on_signal(move || kill(&doomed)),
-        })
+        };
+        // Dropped where one of these fails, it ends the child.
+        let cannot = |error| Error::host("cannot read what pg_dump writes", &error);
+        dump.pieces = pieces(stdout).map_err(cannot)?;
+        let complaining = Builder::new().spawn(move || complaints(stderr));
+        dump.complaints = Some(complaining.map_err(cannot)?);
+        Ok(dump)
     }
 
     /// Waits for the end, which must be a good one.
@@ -253,9 +259,9 @@ fn kill(child: &Mutex<Child>) {
 }
 
 /// Reads what pg_dump writes in a thread of its own, so that its silence can be noticed.
-fn pieces(mut stdout: ChildStdout) -> Receiver<std::io::Result<Vec<u8>>> {
+fn pieces(mut stdout: ChildStdout) -> std::io::Result<Receiver<std::io::Result<Vec<u8>>>> {
     let (sender, receiver) = sync_channel(4);
-    std::thread::spawn(move || {
+    Builder::new().spawn(move || {
         loop {
             let mut piece = vec![0; PIECE_BYTES];
             let sent = match stdout.read(&mut piece) {
@@ -275,8 +281,8 @@ fn pieces(mut stdout: ChildStdout) -> Receiver<std::io::Result<Vec<u8>>> {
                 break;
             }
         }
-    });
-    receiver
+    })?;
+    Ok(receiver)
 }
 
 fn complaints(mut stderr: ChildStderr) -> String {

@@ -132,6 +132,9 @@ struct Run<'a> {
     pg_dump: Installed,
 }
 
+/// The SQLSTATE of a server that lets no more sessions in.
+const TOO_MANY_CONNECTIONS: &str = "53300";
+
 /// What the workers share: the tables that are left, by their place in the file, and what became
 /// of the others.
 struct Queue<'r> {
@@ -193,7 +196,8 @@ impl<'a> Run<'a> {
 
     /// Syncs the tables, as many at once as was asked for.
     fn all(mut self, reports: &mut [Option<TableReport>]) -> Result<()> {
-        let jobs = self.request.jobs.get().min(self.rules.len().max(1));
+        let busy = self.rules.iter().filter(|rule| !self.idle.contains_key(&rule.destination_name));
+        let jobs = self.request.jobs.get().min(busy.count().max(1));
         let mut left: VecDeque<usize> = (0..self.rules.len()).collect();
         if jobs > 1 {
             // The largest first, so that none of them is left when the others are done.
@@ -207,14 +211,25 @@ impl<'a> Run<'a> {
         std::mem::swap(&mut own, &mut self.connections);
         let (run, queue) = (&self, &queue);
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..jobs)
-                .map(|_| {
-                    scope.spawn(move || {
-                        let connections = Connections::new(run.pipeline, run.interrupt);
-                        run.work(connections, queue)
-                    })
-                })
-                .collect();
+            let another = |_| {
+                let work = move || {
+                    let mut connections = Connections::new(run.pipeline, run.interrupt);
+                    match connections.both() {
+                        Err(error) if error.sqlstate.as_deref() == Some(TOO_MANY_CONNECTIONS) => {
+                            let said = format!("a job less: {}", error.one_line());
+                            run.log.warning(None, &said);
+                            Ok(())
+                        }
+                        // What else is wrong, the first table will say.
+                        _ => run.work(connections, queue),
+                    }
+                };
+                let spawned = std::thread::Builder::new().spawn_scoped(scope, work);
+                spawned
+                    .inspect_err(|error| run.log.warning(None, &format!("a job less: {error}")))
+                    .ok()
+            };
+            let others: Vec<_> = (1..jobs).filter_map(another).collect();
             let first = run.work(own, queue);
             others.into_iter().fold(first, |done, other| {
                 let panicked = |_| Err(Error::bug("a worker panicked"));

@@ -201,6 +201,43 @@ fn several_tables_are_synced_at_once_and_reported_in_the_order_of_the_file() {
 }
 
 #[test]
+fn where_no_more_sessions_are_let_in_fewer_jobs_do_all_the_work() {
+    let mut case = Case::new(&setup(6), &rules(6));
+    let limit = format!(
+        "ALTER DATABASE {0} CONNECTION LIMIT 2; GRANT CREATE ON DATABASE {0} TO writer",
+        case.database
+    );
+    case.destination_superuser().batch_execute(&limit).expect("a limit");
+    // The first is busy for longer than the others wait to be let in.
+    let mut holder = case.another_source();
+    let all: Vec<String> = (0..6).map(name).collect();
+    let lock = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", all.join(", "));
+    holder.batch_execute(&lock).expect("a lock");
+    let child = case.start(&["sync", "--jobs", "3"]);
+    std::thread::sleep(std::time::Duration::from_secs(16));
+    holder.batch_execute("COMMIT").expect("an end");
+    let run = Run::from(child.wait_with_output().expect("a run"));
+    run.expect(0).says("a job less: cannot connect to the destination");
+    for number in 0..6 {
+        case.assert_equal(&format!("public.{}", name(number)));
+    }
+}
+
+#[test]
+fn a_host_that_gives_no_more_files_is_named_and_it_is_no_bug() {
+    let case = Case::new(&setup(6), &rules(6));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -n 12; exec \"$0\" \"$@\""]);
+    let command = case.command(&["sync", "--jobs", "6"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let run = Run::from(shell.output().expect("a run"));
+    assert!(matches!(run.code, Some(1 | 3)), "{:?}\n{}", run.code, run.stderr);
+    assert!(!run.stderr.contains("this is a bug"), "{}", run.stderr);
+    run.says("Too many open files");
+}
+
+#[test]
 fn a_failure_ends_all_jobs_where_that_was_asked_for() {
     let mut rules = rules(40);
     rules[0]["where"] = json!("no_such_column = 1");
