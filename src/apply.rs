@@ -379,13 +379,16 @@ fn patiently(session: &mut Session, step: &Step, log: &Log, table: &str) -> Resu
 /// The SQLSTATE of a lock that could not be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
+/// The SQLSTATE of two who wait for each other.
+const DEADLOCK: &str = "40P01";
+
 /// The SQLSTATE of what was dropped while it was looked at, and of other internal errors.
 const INTERNAL_ERROR: &str = "XX000";
 
 /// Whether somebody is at work on what we want, who may be another run that makes a view again.
 fn is_in_the_way(error: &Error) -> bool {
     match error.sqlstate.as_deref() {
-        Some(LOCK_NOT_AVAILABLE) => true,
+        Some(LOCK_NOT_AVAILABLE | DEADLOCK) => true,
         Some(INTERNAL_ERROR) => error.may_pass(),
         _ => false,
     }

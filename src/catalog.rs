@@ -198,6 +198,12 @@ pub fn missing(session: &mut Session, name: &Qualified) -> Result<Error> {
         "there is no table `{}` in schema `{}` at the source",
         name.name, name.schema
     ));
+    let without_schema = name.name.rsplit_once('.').map(|(_, table)| table);
+    if let Some(table) = without_schema.filter(|table| tables.contains(table)) {
+        return Ok(
+            error.hint(format!("did you mean `{table}`? Its schema belongs into SOURCE_SCHEMA"))
+        );
+    }
     Ok(match did_you_mean(&name.name, tables.iter().copied()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None => error.hint("check its name in tables-config.json, and SOURCE_SCHEMA"),

@@ -341,7 +341,12 @@ impl Tables<'_> {
         if let Some(key) = &situation.shape.key {
             let column = columns.and_then(|table| table.column(&key.column));
             if column.is_some_and(|column| !column.indexed) {
-                let hint = sql::inspect::create_index(name, &key.column);
+                let hint = match there.kind {
+                    table::Kind::View | table::Kind::ForeignTable => {
+                        "make one on the table that it reads".to_owned()
+                    }
+                    _ => sql::inspect::create_index(name, &key.column),
+                };
                 let said = format!(
                     "no index begins with the replication key `{}`, so each sync reads all of it",
                     key.column
@@ -451,8 +456,14 @@ impl Tables<'_> {
                 &format!(
                     "no unique index at the source makes sure that ({columns}) identifies a row"
                 ),
-                "make one: each sync looks for doubles instead, which reads the whole table"
-                    .to_owned(),
+                match situation.source.kind {
+                    table::Kind::Table | table::Kind::Partitioned => {
+                        "make one, on columns that are NOT NULL: each sync looks for doubles instead, \
+                         which reads the whole table"
+                    }
+                    _ => "each sync looks for doubles instead, which reads all of it",
+                }
+                .to_owned(),
             )),
         }
     }

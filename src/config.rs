@@ -303,6 +303,14 @@ fn given(
 fn read_rules(path: &Path, mistakes: &mut Vec<String>) -> Vec<Rule> {
     match std::fs::read_to_string(path) {
         Ok(text) => rules(&text, mistakes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            mistakes.push(format!(
+                "cannot read `{}`: there is none; run `incremental-replication init`, or name the \
+                 pipeline's directory with `-C DIR`",
+                path.display()
+            ));
+            Vec::new()
+        }
         Err(error) => {
             mistakes.push(format!("cannot read `{}`: {error}", path.display()));
             Vec::new()

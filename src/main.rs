@@ -34,7 +34,14 @@ fn main() -> ExitCode {
     let log = cli.log();
     let last_words = log.clone();
     std::panic::set_hook(Box::new(move |panic| last_words.error(&Error::bug(panic.to_string()))));
+    // What a sync says of itself is not what it is for.
+    let answers = !matches!(cli.command, Command::Sync(_));
     match std::panic::catch_unwind(|| run(cli, &log)) {
+        Ok(Ok(0)) if answers && log.lost_words() => {
+            let error = Error::table("cannot write to stdout");
+            log.error(&error);
+            ExitCode::from(exit_code(error.kind))
+        }
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
             log.error(&error);
@@ -256,7 +263,15 @@ fn man_page() -> std::io::Result<Vec<u8>> {
         let options = String::from_utf8_lossy(&options);
         page.write_all(options.replacen(".SH OPTIONS\n", "", 1).as_bytes())?;
     }
-    Ok(page)
+    // The library refers to a page for each command.
+    let name = env!("CARGO_PKG_NAME").replace('-', "\\-");
+    let page = String::from_utf8_lossy(&page);
+    let lines = page.lines().map(|line| {
+        let command = line.strip_prefix(&*name).and_then(|rest| rest.strip_prefix("\\-"));
+        let command = command.and_then(|command| command.strip_suffix("(1)"));
+        command.map_or_else(|| format!("{line}\n"), |command| format!("{command}\n"))
+    });
+    Ok(lines.collect::<String>().into_bytes())
 }
 
 /// A process that a signal ended says so in its code, as shells expect.

@@ -6,7 +6,9 @@ mod preview;
 mod status;
 mod verdict;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
@@ -87,6 +89,8 @@ pub struct Log {
     pub color: ColorChoice,
     /// Where bars are shown.
     pub screen: Screen,
+    /// Whether something could not be written, but for a reader who had gone.
+    pub lost: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -208,9 +212,18 @@ impl Log {
 
     fn print(&self, text: &str) {
         // Where stdout is closed the work goes on all the same.
-        self.screen.print(|| {
-            let _ = writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}");
-        });
+        let written = self
+            .screen
+            .print(|| writeln!(AutoStream::new(std::io::stdout(), self.color), "{text}"));
+        if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something that was said could not be written.
+    #[must_use]
+    pub fn lost_words(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 

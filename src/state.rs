@@ -347,6 +347,19 @@ pub struct Written {
     pub transaction: Option<u32>,
 }
 
+/// The SQLSTATE of a column that is not there.
+const UNDEFINED_COLUMN: &str = "42703";
+
+/// Says that a table has the name of the receipts' and is another.
+#[must_use]
+pub fn not_our_receipts(receipts: &Qualified) -> Error {
+    Error::configuration(format!(
+        "`{}` at the destination is not this tool's table of receipts, whose name it has",
+        receipts.plain()
+    ))
+    .hint("rename it, or set DEST_SCHEMA to another schema")
+}
+
 /// The receipts of these tables by the tables' names, where there are any. The destination is outside of
 /// any transaction.
 pub fn receipts(
@@ -358,6 +371,9 @@ pub fn receipts(
     let rows = match destination.rows("read the receipts", &question) {
         // Before the first sync neither the schema nor the table of receipts is there.
         Err(error) if matches!(error.sqlstate.as_deref(), Some("42P01" | "3F000")) => Vec::new(),
+        Err(error) if error.sqlstate.as_deref() == Some(UNDEFINED_COLUMN) => {
+            return Err(not_our_receipts(receipts));
+        }
         read => read?,
     };
     let found = rows.into_iter().filter_map(|row| match <[Option<String>; 5]>::try_from(row) {

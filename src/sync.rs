@@ -25,6 +25,7 @@ use crate::pg_dump::Installed;
 use crate::plan::{Statement, SyncType};
 use crate::report::{Log, Report, TableReport, counted};
 use crate::sql::{self, Qualified};
+use crate::state;
 use crate::table::{RECEIPTS, SourceTable};
 
 use idle::{Here, Idle};
@@ -391,11 +392,7 @@ fn preparation(destination: &mut Session, schema: &str) -> Result<Vec<Statement>
     let [schema_there, receipts_there, ours, whole] =
         catalog::destination_schema(destination, &receipts)?;
     if receipts_there && !ours {
-        return Err(Error::configuration(format!(
-            "`{}` at the destination is not this tool's table of receipts, whose name it has",
-            receipts.plain()
-        ))
-        .hint("rename it, or set DEST_SCHEMA to another schema"));
+        return Err(state::not_our_receipts(&receipts));
     }
     let statement =
         |purpose: String, sql: String| Statement { on: Side::Destination, purpose, sql };

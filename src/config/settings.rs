@@ -143,6 +143,15 @@ pub(super) fn endpoint(
             ));
         }
     }
+    let with_port = |host: &str| {
+        let (name, port) = host.rsplit_once(':')?;
+        let alone = !name.contains(':') || name.ends_with(']');
+        (alone && port.parse::<u16>().is_ok()).then_some(())
+    };
+    if get("HOST").and_then(with_port).is_some() {
+        mistakes
+            .push(format!("`{prefix}_HOST` ends with a port, which belongs into `{prefix}_PORT`"));
+    }
     for name in ["HOST", "PORT", "USERNAME", "DB", "SCHEMA", "SSLMODE"] {
         if get(name).is_some_and(|value| value.chars().any(char::is_control)) {
             mistakes.push(format!(

@@ -102,7 +102,10 @@ fn parse(url: &str) -> Result<BTreeMap<&'static str, String>, String> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some((_, named)) = PARAMETERS.iter().find(|(name, _)| *name == key) else {
             let near = did_you_mean(key, PARAMETERS.map(|(name, _)| name));
-            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let near = near.map_or_else(
+                || format!(": it knows {}", PARAMETERS.map(|(name, _)| name).join(", ")),
+                |near| format!("; did you mean `{near}`?"),
+            );
             // What is no known key may be a piece of a password that was not escaped.
             let word = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
             let key = if word { format!(" `{key}`") } else { String::new() };

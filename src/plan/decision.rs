@@ -118,7 +118,10 @@ pub fn decide(
         (Some(reason), _) if situation.keeps_versions() => {
             Err(would_lose_versions(situation, &reason))
         }
-        (Some(reason), None) => Ok(Decision::initial(reason)),
+        (Some(reason), None) => Ok(Decision::initial(match situation.rule.on_schema_change {
+            OnSchemaChange::Evolve => format!("{reason}, which cannot be followed in place"),
+            OnSchemaChange::Resync | OnSchemaChange::Fail => reason,
+        })),
         (_, evolution) => {
             tells_keys_apart(situation, destination)?;
             let reason = reason(situation, remembered, &progress);
