@@ -335,7 +335,8 @@ const DEPENDENT_OBJECTS: &str = "2BP01";
 
 /// What helps where a new copy meets what is not ours.
 const NOT_OURS: &str = "what the server speaks of belongs to another role: grant that role, and USAGE \
-    on its schema, to the destination's user; a view may also be dropped, and made again after the sync";
+    on its schema, to the destination's user, and CREATE on the schema to that role; a view may also be \
+    dropped, and made again after the sync";
 
 /// A query that the source does not understand, or that breaks off at a value, has the user's own
 /// condition to thank for it.

@@ -357,6 +357,16 @@ impl Tables<'_> {
                     Finding::note(about(), &said, hint)
                 });
             }
+            if columns.is_some_and(|table| table.subscribed) {
+                found.push(Finding::warning(
+                    about(),
+                    "a subscription fills it, and the publisher's transactions in flight cannot be seen: \
+                     rows that they commit late are found within the lookback only",
+                    "let \"lookback\" cover the longest transaction there, or let \"replication_key\" be \
+                     \"xmin\""
+                        .to_owned(),
+                ));
+            }
             found.extend(self.keys(rule, there, columns));
             if let Some(question) = key.beyond(name)
                 && self.says_yes(&question)
@@ -526,6 +536,31 @@ impl Tables<'_> {
                 "have it let pass what the tool writes, or make it an AFTER trigger; `verify` tells \
                  what it has done"
                     .to_owned(),
+            ));
+        }
+        if dependents.force_row_security {
+            found.push(Finding::warning(
+                about(),
+                &format!(
+                    "row-level security is forced upon the owner of `{}`: of rows that the policies \
+                     hide, the tool knows nothing",
+                    table.plain()
+                ),
+                "set it to NO FORCE ROW LEVEL SECURITY; others are bound by it all the same"
+                    .to_owned(),
+            ));
+        }
+        let may_own = sql::inspect::may_create_in(&dependents.owner, &table.schema);
+        if inspect::is_so(self.destination, &may_own) == Some(false) {
+            let owner = &dependents.owner;
+            found.push(Finding::warning(
+                about(),
+                &format!("`{owner}`, who owns `{}`, may own no new copy", table.plain()),
+                format!(
+                    "GRANT CREATE ON SCHEMA {} TO {}",
+                    sql::identifier(&table.schema),
+                    sql::identifier(owner)
+                ),
             ));
         }
         if let Some(lost) = dependents.beyond_us.first() {

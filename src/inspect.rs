@@ -40,6 +40,8 @@ pub struct Inspected {
     pub set_on_update: bool,
     /// Whether it is a part of another table.
     pub partition: bool,
+    /// Whether another server's changes are written to it, or to a part of it.
+    pub subscribed: bool,
     /// Its columns.
     pub columns: Vec<InspectedColumn>,
 }

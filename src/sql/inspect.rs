@@ -46,6 +46,12 @@ pub fn owned_by_others(schema: &str, tables: &[&str]) -> String {
     )
 }
 
+/// Whether a role may make tables in a schema, and so own them.
+#[must_use]
+pub fn may_create_in(role: &str, schema: &str) -> String {
+    format!("SELECT has_schema_privilege({}, {}, 'CREATE')", literal(role), literal(schema))
+}
+
 /// The views on these tables that belong to roles that we do not belong to: a row each, with the
 /// table, the view and its owner.
 #[must_use]
@@ -76,6 +82,9 @@ SELECT json_build_object(
     SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal
       AND g.tgenabled <> 'D' AND g.tgtype & 2 > 0 AND g.tgtype & 16 > 0),
   'partition', c.relispartition,
+  'subscribed', EXISTS (
+    SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid
+      OR s.srrelid IN (SELECT p.relid FROM pg_partition_tree(c.oid) p WHERE c.relkind = 'p')),
   'columns', (
     SELECT coalesce(json_agg(json_build_object(
       'name', a.attname,

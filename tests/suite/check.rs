@@ -198,3 +198,35 @@ fn a_copy_of_another_source_and_a_trigger_that_meddles_are_warned_of() {
     says(&of(&check(&case, 0), "warning"), said);
     case.sync_fails(1).says(said).says("so much smaller");
 }
+
+#[test]
+fn a_subscriber_a_forced_policy_and_an_owner_who_may_own_nothing_new_are_warned_of() {
+    let mut case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
+    case.sync();
+    // As CREATE SUBSCRIPTION would leave it.
+    case.at_source(
+        "SET allow_system_table_mods = on;
+         INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, 'orders'::regclass, 'r')",
+    );
+    let mut superuser = case.destination_superuser();
+    let group = format!("people_of_{}", case.database);
+    superuser
+        .batch_execute(&format!(
+            "ALTER TABLE orders FORCE ROW LEVEL SECURITY; CREATE ROLE {group}; GRANT {group} TO {WRITER};
+             ALTER TABLE orders OWNER TO {group}"
+        ))
+        .expect("another owner");
+    let findings = check(&case, 0);
+    let found = of(&findings, "warning");
+    says(&found, "orders: a subscription fills it");
+    says(&found, "row-level security is forced upon the owner of `public.orders`");
+    says(&found, &format!("`{group}`, who owns `public.orders`, may own no new copy"));
+    let hints: Vec<&str> = findings.iter().filter_map(|finding| finding["hint"].as_str()).collect();
+    let remedy = hints.iter().find(|hint| hint.starts_with("GRANT CREATE")).expect("a remedy");
+    superuser.batch_execute(remedy).expect("a grant");
+    assert!(!of(&check(&case, 0), "warning").iter().any(|said| said.contains("may own no new")));
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    superuser
+        .batch_execute(&format!("DROP OWNED BY {group} CASCADE; DROP ROLE {group}"))
+        .expect("an end");
+}
