@@ -94,6 +94,7 @@ impl Preview {
             "estimated_rows": self.estimated_rows,
             "statements": self.statements,
             "error": self.error.as_ref().map(Error::one_line),
+            "hint": self.error.as_ref().and_then(|error| error.hint.as_ref()),
         })
     }
 }

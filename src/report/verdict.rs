@@ -201,5 +201,6 @@ fn facts(verdict: &Verdict) -> Value {
         "rows_deleted": verdict.repaired.map(|mended| mended.deleted),
         "duration_ms": u64::try_from(verdict.duration.as_millis()).unwrap_or(u64::MAX),
         "error": verdict.error.as_ref().map(Error::one_line),
+        "hint": verdict.error.as_ref().and_then(|error| error.hint.as_ref()),
     })
 }

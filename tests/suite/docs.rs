@@ -56,6 +56,65 @@ fn set(items: impl IntoIterator<Item = impl Into<String>>) -> BTreeSet<String> {
     items.into_iter().map(Into::into).collect()
 }
 
+/// The keys of a document with the way to them, as in `tables[].name`; below a list of plain values none.
+fn ways(value: &Value, way: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let way = if way.is_empty() { key.clone() } else { format!("{way}.{key}") };
+                ways(value, &way, found);
+                found.insert(way);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|one| ways(one, &format!("{way}[]"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_of_a_document_is_explained_and_no_other() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at int, note text); INSERT INTO t VALUES (1, 1), (2, 2)",
+        &json!([by("t", "at"), by("nothing", "at")]),
+    );
+    let text = read("docs/json.md");
+    let document = |case: &Case, command: &str| -> Value {
+        let run = case.run(&[command, "--json"]);
+        serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}", run.stdout))
+    };
+    let first = document(&case, "plan");
+    case.sync_fails(1);
+    case.at_source("ALTER TABLE t ADD more text");
+    case.at_destination("UPDATE t SET note = 'spoilt' WHERE id = 1");
+    for command in ["check", "plan", "verify", "status"] {
+        let part = section(&text, &format!("## `{command} --json`"));
+        let mut there = BTreeSet::new();
+        if command == "verify" {
+            case.at_source("ALTER TABLE t DROP more");
+            case.sync_fails(1);
+            case.at_destination("UPDATE t SET note = 'spoilt' WHERE id = 1");
+        }
+        if command == "plan" {
+            ways(&first, "", &mut there);
+        }
+        ways(&document(&case, command), "", &mut there);
+        there.remove("pipeline");
+        let named = set(first_column(part));
+        // Some are explained in the words of the one above them.
+        let explained = |key: &String| {
+            let (above, last) = key.rsplit_once('.').unwrap_or(("", key));
+            named.contains(key)
+                || named.contains(above.trim_end_matches("[]"))
+                    && part.contains(&format!("`{last}`"))
+                || part.contains(&format!("`{key}[]."))
+        };
+        let missing: Vec<&String> = there.iter().filter(|key| !explained(key)).collect();
+        assert!(missing.is_empty(), "{command}: {missing:?} are not explained");
+        let gone: Vec<&String> = named.iter().filter(|key| !there.contains(*key)).collect();
+        assert!(gone.is_empty(), "{command}: {gone:?} are explained and not there");
+    }
+}
+
 #[test]
 fn the_readme_leads_from_nothing_to_cron() {
     let readme = read("README.md");
