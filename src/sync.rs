@@ -217,7 +217,7 @@ impl<'a> Run<'a> {
                     let mut connections = Connections::new(run.pipeline, run.interrupt);
                     match connections.both() {
                         Err(error) if error.sqlstate.as_deref() == Some(TOO_MANY_CONNECTIONS) => {
-                            let said = format!("a job less: {}", error.one_line());
+                            let said = format!("one job fewer: {}", error.one_line());
                             run.log.warning(None, &said);
                             Ok(())
                         }
@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
                 };
                 let spawned = std::thread::Builder::new().spawn_scoped(scope, work);
                 spawned
-                    .inspect_err(|error| run.log.warning(None, &format!("a job less: {error}")))
+                    .inspect_err(|error| run.log.warning(None, &format!("one job fewer: {error}")))
                     .ok()
             };
             let others: Vec<_> = (1..jobs).filter_map(another).collect();

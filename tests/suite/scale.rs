@@ -217,7 +217,7 @@ fn where_no_more_sessions_are_let_in_fewer_jobs_do_all_the_work() {
     std::thread::sleep(std::time::Duration::from_secs(16));
     holder.batch_execute("COMMIT").expect("an end");
     let run = Run::from(child.wait_with_output().expect("a run"));
-    run.expect(0).says("a job less: cannot connect to the destination");
+    run.expect(0).says("one job fewer: cannot connect to the destination");
     for number in 0..6 {
         case.assert_equal(&format!("public.{}", name(number)));
     }
