@@ -252,6 +252,7 @@ fn carry_out(
         // What exceeds a limit of PostgreSQL's own is no matter of what the hint knows.
         (_, Some("54000")) => error,
         (Some(_), Some("42501")) => error.hint(NOT_OURS),
+        (Some(_), Some("42P07")) => error.hint(TAKEN),
         // Its hint is about a lock.
         (Some(_), Some(DEPENDENT_OBJECTS)) if step.result == Outcome::Patient => {
             error.hint(DEPENDED_ON)
@@ -332,6 +333,10 @@ const ONE_BY_ONE: &str = "somebody made that constraint at the destination, and 
 
 /// The SQLSTATE of what cannot be dropped because something else stands on it.
 const DEPENDENT_OBJECTS: &str = "2BP01";
+
+/// What helps where a name is taken.
+const TAKEN: &str = "something else at the destination has that name, such as the index of a table that was \
+    renamed: rename it as well, or drop it";
 
 /// What helps where a new copy meets what is not ours.
 const NOT_OURS: &str = "what the server speaks of belongs to another role: grant that role, and USAGE \

@@ -223,7 +223,7 @@ fn destination_rights(rights: &Rights, schema: &str, rules: &[Rule]) -> Vec<Find
 
 fn pg_dump(pipeline: &Pipeline, source: &Session, checkup: &mut Checkup) {
     if pipeline.rules.iter().any(|rule| rule.initial == InitialPath::PgDump) {
-        let installed = Installed::for_source(&pipeline.source, source.server.version);
+        let installed = Installed::for_source(&pipeline.source, &source.server);
         match installed.unusable() {
             Some(why) => checkup.add(Finding::warning(
                 About::PgDump,
@@ -486,30 +486,33 @@ impl Tables<'_> {
         let keeps_all = situation.rule.keeps_every_row();
         let there = situation.destination;
         let found = state::remember(directory, table, there, key, keeps_all, self.destination);
-        let receipt = found.as_ref().ok().and_then(|found| found.receipt.clone());
-        let decision = found.and_then(|found| plan::decide(situation, &found.remembered, false));
+        let decided = found.and_then(|found| {
+            let decision = plan::decide(situation, &found.remembered, false)?;
+            Ok((decision, found))
+        });
         let mut found = Vec::new();
-        match decision {
+        match decided {
             Err(error) => found.push(Finding::error(about(), error)),
-            Ok(Decision::Copy { sync_type, reason, .. }) => {
+            Ok((Decision::Copy { sync_type, reason, .. }, known)) => {
                 let ToCopy { tables, rows, bytes } = &mut self.checkup.to_copy;
                 *tables += 1;
                 *rows += situation.source.estimated_rows;
                 *bytes += situation.source.estimated_bytes;
+                let known = (&known.remembered, known.receipt.as_ref());
+                let anothers = plan::replaces_anothers(situation, &self.pipeline.name, known);
                 let replaces = plan::replaces(situation);
-                if let Some(replaces) = replaces.filter(|_| sync_type == SyncType::Initial) {
-                    let pipeline = &self.pipeline.name;
-                    let anothers = plan::replaces_anothers(situation, pipeline, receipt.as_ref());
-                    let (does, hint) = anothers.unwrap_or_else(|| {
+                let replaces =
+                    replaces.filter(|_| sync_type == SyncType::Initial).map(|replaces| {
                         let hint = "if it is another pipeline's copy, give this one a \
-                             \"destination_name\", or another DEST_SCHEMA";
+                         \"destination_name\", or another DEST_SCHEMA";
                         (format!("{replaces}: {reason}"), hint)
                     });
+                if let Some((does, hint)) = anothers.or(replaces) {
                     let said = format!("the next sync {does}");
                     found.push(Finding::warning(about(), &said, hint.to_owned()));
                 }
             }
-            Ok(Decision::Merge { .. }) => {}
+            Ok((Decision::Merge { .. }, _)) => {}
         }
         if situation.destination.is_some_and(|there| there.kind == table::Kind::Table) {
             found.extend(self.put_on(situation, table));

@@ -277,7 +277,8 @@ pub fn load_listeners(
 ) -> Option<Listeners> {
     let mut mistakes = Vec::new();
     let (given, _) = given(directory, environment, &mut mistakes);
-    let ours = [DOTENV, TABLES_FILE].iter().any(|name| directory.join(name).exists());
+    let ours = [DOTENV, TABLES_FILE].iter().any(|name| directory.join(name).exists())
+        || settings::interpret(&given, directory, &mut mistakes).is_some();
     ours.then(|| settings::listeners(&given, directory, &mut mistakes))
 }
 

@@ -59,6 +59,13 @@ impl<'a> Connections<'a> {
         Ok((source, destination))
     }
 
+    /// Has both sessions, or fails at once where a server lets no more of them in.
+    pub fn at_once(&mut self) -> Result<()> {
+        self.source = Some(Session::connect(&self.pipeline.source, self.interrupt)?);
+        self.destination = Some(Session::connect(&self.pipeline.destination, self.interrupt)?);
+        Ok(())
+    }
+
     /// Ends both sessions; locks, transactions and half-read results end with them.
     pub fn drop_both(&mut self) {
         self.source = None;

@@ -11,7 +11,7 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::config::{Endpoint, SYSTEM, TlsMode};
 use crate::copy::Outgoing;
-use crate::db::{CONFLICT_REMEDY, silence};
+use crate::db::{CONFLICT_REMEDY, Server, silence};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::sql::Qualified;
@@ -58,20 +58,27 @@ const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Installed {
     server_version: u32,
+    met_directly: bool,
     system_is_trusted: bool,
     unusable: OnceLock<Option<String>>,
 }
 
 impl Installed {
-    /// What is to read this source, of this version (`server_version_num`).
+    /// What is to read this source, which says this of itself.
     #[must_use]
-    pub fn for_source(source: &Endpoint, server_version: u32) -> Self {
+    pub fn for_source(source: &Endpoint, server: &Server) -> Self {
+        let Server { version: server_version, met_directly, .. } = *server;
         let system_is_trusted = source.tls.mode != TlsMode::Disable
             && source.tls.root_certificate.as_deref() == Some(SYSTEM);
-        Self { server_version, system_is_trusted, unusable: OnceLock::new() }
+        Self { server_version, met_directly, system_is_trusted, unusable: OnceLock::new() }
     }
 
     fn look(&self) -> Option<String> {
+        if !self.met_directly {
+            return Some(
+                "a pooler keeps to itself what pg_dump's session is to begin with".to_owned(),
+            );
+        }
         let output = match Command::new(program()).arg("--version").stderr(Stdio::null()).output() {
             Ok(output) if output.status.success() => output,
             Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),

@@ -133,6 +133,10 @@ struct Run<'a> {
     pg_dump: Installed,
 }
 
+/// How long a worker waits to be let in, and between two attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The SQLSTATE of a server that lets no more sessions in.
 const TOO_MANY_CONNECTIONS: &str = "53300";
 
@@ -165,7 +169,7 @@ impl<'a> Run<'a> {
         })?;
         crash::at("marks-taken");
         // A server that goes away from here on is waited for in the tables' own turns.
-        let pg_dump = Installed::for_source(&pipeline.source, connections.both()?.0.server.version);
+        let pg_dump = Installed::for_source(&pipeline.source, &connections.both()?.0.server);
         let found = here.and_then(|here| {
             let seen = (&tables, here);
             idle::find(pipeline, &candidates, seen, &marks, &mut connections, log)
@@ -213,18 +217,7 @@ impl<'a> Run<'a> {
         let (run, queue) = (&self, &queue);
         std::thread::scope(|scope| {
             let another = |_| {
-                let work = move || {
-                    let mut connections = Connections::new(run.pipeline, run.interrupt);
-                    match connections.both() {
-                        Err(error) if error.sqlstate.as_deref() == Some(TOO_MANY_CONNECTIONS) => {
-                            let said = format!("one job fewer: {}", error.one_line());
-                            run.log.warning(None, &said);
-                            Ok(())
-                        }
-                        // What else is wrong, the first table will say.
-                        _ => run.work(connections, queue),
-                    }
-                };
+                let work = move || run.work_once_let_in(queue);
                 let spawned = std::thread::Builder::new().spawn_scoped(scope, work);
                 spawned
                     .inspect_err(|error| run.log.warning(None, &format!("one job fewer: {error}")))
@@ -265,6 +258,28 @@ impl<'a> Run<'a> {
                 connections.again(self.log)?;
             }
         }
+    }
+
+    /// The same for a worker that others can do without: where no more sessions are let in for a while, or
+    /// until no table is left, it does nothing.
+    fn work_once_let_in(&self, queue: &Mutex<Queue>) -> Result<()> {
+        let mut connections = Connections::new(self.pipeline, self.interrupt);
+        let began = Instant::now();
+        while !locked(queue).left.is_empty() {
+            match connections.at_once() {
+                Err(error) if error.sqlstate.as_deref() == Some(TOO_MANY_CONNECTIONS) => {
+                    if began.elapsed() > LONGEST_WAIT {
+                        let said = format!("one job fewer: {}", error.one_line());
+                        self.log.warning(None, &said);
+                        return Ok(());
+                    }
+                    self.interrupt.sleep(PAUSE)?;
+                }
+                // What else is wrong, the first table will say.
+                _ => return self.work(connections, queue),
+            }
+        }
+        Ok(())
     }
 
     fn table(&self, rule: &Rule, connections: &mut Connections) -> TableReport {

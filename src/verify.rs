@@ -55,6 +55,7 @@ pub fn run(
             compared: None,
             examples: Vec::new(),
             repaired: None,
+            no_copy: None,
             duration: Duration::ZERO,
             error: None,
         };
@@ -109,7 +110,7 @@ impl TableVerification<'_> {
         let facts = Facts::read(self.rule, there, self.table, self.source, self.destination)?;
         let situation = facts.situation(self.rule, self.table, true);
         plan::ready_to_compare(&situation)?;
-        let (pending, settled) = self.newer(&situation)?;
+        let (pending, settled) = self.newer(&situation, verdict)?;
         let comparison = Comparison {
             settled,
             ..plan::compare(&situation, Depth::Rows, Expected::Few, pending)
@@ -122,22 +123,31 @@ impl TableVerification<'_> {
 
     /// The source's condition on rows that are newer than the last sync, and the destination's on
     /// rows that were there then.
-    fn newer(&mut self, situation: &Situation) -> Result<(Option<String>, Option<String>)> {
+    fn newer(
+        &mut self,
+        situation: &Situation,
+        verdict: &mut Verdict,
+    ) -> Result<(Option<String>, Option<String>)> {
         let (source, key) = (situation.source, situation.shape.key.as_ref());
         let receipts = situation.receipts();
         let directory = &self.pipeline.directory;
         let (there, keeps_all) = (situation.destination, situation.rule.keeps_every_row());
         let found =
             state::remember(directory, self.table, there, key, keeps_all, self.destination)?;
-        if let Remembered::Nothing(why) = &found.remembered
-            && self.repair
-        {
-            return Err(no_copy(self.rule, self.table, why));
-        }
-        let Remembered::Receipt(receipt) = found.remembered else { return Ok((None, None)) };
-        if receipt.origin.outdated_by(situation.origin).is_some() {
+        let outdated = match &found.remembered {
+            Remembered::Nothing(why) => Some(why.clone()),
+            Remembered::Receipt(receipt) => receipt.origin.outdated_by(situation.origin),
+            Remembered::Predecessor { .. } => None,
+        };
+        if let Some(why) = outdated {
+            let no_copy = no_copy(self.rule, self.table, &why);
+            if self.repair {
+                return Err(no_copy);
+            }
+            verdict.no_copy = Some(no_copy);
             return Ok((None, None));
         }
+        let Remembered::Receipt(receipt) = found.remembered else { return Ok((None, None)) };
         let now = self.source.server.position(source, None);
         let pending = plan::unseen(&receipt.progress, key, source, &now);
         let system_identifier = self.destination.server.system_identifier.as_deref();
@@ -209,7 +219,8 @@ impl TableVerification<'_> {
     }
 }
 
-/// A repair removes rows: not from what may be no copy of ours, and which the next sync replaces.
+/// A repair removes rows: not from what may be no copy of this table by this rule, and which the next sync
+/// replaces.
 fn no_copy(rule: &Rule, table: &Qualified, why: &str) -> Error {
     let table = table.plain();
     Error::table(format!("`{table}` may be no copy of `{}`, and is not repaired", rule.name))

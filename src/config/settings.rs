@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Endpoint, Listeners, SYSTEM, Secret, Side, Tls, TlsMode};
+use super::{Endpoint, Listeners, SYSTEM, Secret, Side, Tls, TlsMode, is_socket};
 use super::{pgpass, url};
 use crate::error::did_you_mean;
 
@@ -143,14 +143,13 @@ pub(super) fn endpoint(
             ));
         }
     }
-    let with_port = |host: &str| {
-        let (name, port) = host.rsplit_once(':')?;
-        let alone = !name.contains(':') || name.ends_with(']');
-        (alone && port.parse::<u16>().is_ok()).then_some(())
-    };
-    if get("HOST").and_then(with_port).is_some() {
-        mistakes
-            .push(format!("`{prefix}_HOST` ends with a port, which belongs into `{prefix}_PORT`"));
+    let host = get("HOST").filter(|host| !is_socket(host)).unwrap_or_default();
+    // An address of IPv6 has more than one.
+    if !host.contains('/') && (host.starts_with('[') || host.matches(':').count() == 1) {
+        mistakes.push(format!(
+            "`{prefix}_HOST` is a name or an address alone: no brackets belong there, and a port belongs \
+             into `{prefix}_PORT`"
+        ));
     }
     for name in ["HOST", "PORT", "USERNAME", "DB", "SCHEMA", "SSLMODE"] {
         if get(name).is_some_and(|value| value.chars().any(char::is_control)) {
@@ -307,6 +306,18 @@ mod tests {
         assert_eq!(mistakes.len(), 1);
         assert!(mistakes[0].starts_with("`SOURCE_USERNAME` is not set"), "{mistakes:?}");
         assert!(mistakes[0].ends_with("; did you mean it by `SOURCE_USER`?"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn a_host_is_without_its_port() {
+        let said = |host| mistakes_in(&[("SOURCE_HOST", host)]);
+        for host in ["db.example.com", "10.0.0.1", "::1", "fe80::1%eth0", "/run/pg:1"] {
+            assert_eq!(said(host), [""; 0], "{host}");
+        }
+        for host in ["db.example.com:5433", "10.0.0.1:5432", "[::1]:5432", "[::1]", "db:"] {
+            let mistakes = said(host);
+            assert!(mistakes[0].contains("into `SOURCE_PORT`"), "{host}: {mistakes:?}");
+        }
     }
 
     #[test]

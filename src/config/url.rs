@@ -103,7 +103,7 @@ fn parse(url: &str) -> Result<BTreeMap<&'static str, String>, String> {
         let Some((_, named)) = PARAMETERS.iter().find(|(name, _)| *name == key) else {
             let near = did_you_mean(key, PARAMETERS.map(|(name, _)| name));
             let near = near.map_or_else(
-                || format!(": it knows {}", PARAMETERS.map(|(name, _)| name).join(", ")),
+                || format!(" (it knows {})", PARAMETERS.map(|(name, _)| name).join(", ")),
                 |near| format!("; did you mean `{near}`?"),
             );
             // What is no known key may be a piece of a password that was not escaped.

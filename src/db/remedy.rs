@@ -109,7 +109,7 @@ fn hint(endpoint: &Endpoint, cannot: &Error) -> String {
         }
         Some("53300") => format!(
             "the {} lets no more sessions in: raise max_connections, or the CONNECTION LIMIT of the role \
-             or the database; `sync --jobs N` takes N on each side",
+             or the database; `sync --jobs N` takes N on each side, and pg_dump one more at the source for each",
             endpoint.side
         ),
         Some("3D000") => format!("check {prefix}_DB"),

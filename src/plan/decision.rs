@@ -147,9 +147,14 @@ pub fn replaces(situation: &Situation) -> Option<String> {
 pub fn replaces_anothers(
     situation: &Situation,
     pipeline: &str,
-    receipt: Option<&Receipt>,
+    (remembered, receipt): (&Remembered, Option<&Receipt>),
 ) -> Option<(String, &'static str)> {
     let replaces = replaces(situation)?;
+    let receipt = match (receipt, remembered) {
+        (None, Remembered::Receipt(receipt)) => Some(&**receipt),
+        (None, Remembered::Predecessor { .. }) => return None,
+        (receipt, _) => receipt,
+    };
     let Some(receipt) = receipt else {
         let hint = "if it is not a copy, rename it, or give the copy a \"destination_name\"";
         return Some((format!("{replaces} and no receipt"), hint));

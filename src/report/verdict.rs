@@ -22,6 +22,8 @@ pub struct Verdict {
     pub examples: Vec<Example>,
     /// What was put right.
     pub repaired: Option<Mended>,
+    /// Why nothing would be put right, where the next sync replaces the table.
+    pub no_copy: Option<Error>,
     /// How long it took.
     pub duration: Duration,
     /// Why it could not be compared, or not be put right.
@@ -96,7 +98,15 @@ impl Log {
 
     /// What can be done about differences, if there are some that nobody has repaired.
     pub fn remedy(&self, verdicts: &[Verdict]) {
+        if self.format != LogFormat::Text || self.verbosity == Verbosity::Quiet {
+            return;
+        }
         let wrong = |verdict: &&Verdict| verdict.error.is_none() && !verdict.is_right();
+        for no_copy in verdicts.iter().filter(wrong).filter_map(|one| one.no_copy.as_ref()) {
+            let hint = no_copy.hint.as_deref().unwrap_or_default();
+            self.print(&format!("hint: {}; {hint}", no_copy.one_line()));
+        }
+        let wrong = |verdict: &&Verdict| wrong(verdict) && verdict.no_copy.is_none();
         let wrong: Vec<&str> =
             verdicts.iter().filter(wrong).map(|verdict| verdict.name.as_str()).collect();
         let [first, ..] = wrong[..] else { return };
@@ -105,11 +115,9 @@ impl Log {
         } else {
             String::new()
         };
-        if self.format == LogFormat::Text && self.verbosity > Verbosity::Quiet {
-            let command = format!("incremental-replication verify{only} --repair");
-            let lost = verdicts.iter().find_map(loses_much).unwrap_or_default();
-            self.print(&format!("hint: {lost}run `{command}` to put the destination right"));
-        }
+        let command = format!("incremental-replication verify{only} --repair");
+        let lost = verdicts.iter().find_map(loses_much).unwrap_or_default();
+        self.print(&format!("hint: {lost}run `{command}` to put the destination right"));
     }
 }
 

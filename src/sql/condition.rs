@@ -10,6 +10,8 @@ pub fn gets_out(condition: &str) -> Option<&'static str> {
     let mut rest = condition;
     // A word that ends before a quote or a dollar has to do with it.
     let mut word = "";
+    // Whether the text that goes on, if one does, has escapes.
+    let mut continued = None;
     while let Some(first) = rest.chars().next() {
         let length = rest.find(|c: char| !is_of_a_word(c)).unwrap_or(rest.len());
         if length > 0 && first != '$' {
@@ -17,6 +19,7 @@ pub fn gets_out(condition: &str) -> Option<&'static str> {
             continue;
         }
         let before = std::mem::take(&mut word);
+        let goes_on = continued.take().filter(|_| first == '\'');
         let length = match first {
             '(' => {
                 depth += 1;
@@ -29,10 +32,23 @@ pub fn gets_out(condition: &str) -> Option<&'static str> {
                 depth = outer;
                 Some(1)
             }
-            '\'' => quoted(rest, '\'', matches!(before, "e" | "E")),
+            '\'' => {
+                let escapes = goes_on.unwrap_or(matches!(before, "e" | "E"));
+                let length = quoted(rest, '\'', escapes);
+                // Behind a line end the next one goes on with it, in the same way.
+                if let Some(behind) = length.map(|length| &rest[length..]) {
+                    let blanks = behind.len() - behind.trim_start().len();
+                    if behind[..blanks].contains(['\n', '\r']) {
+                        continued = Some(escapes);
+                        rest = &behind[blanks..];
+                        continue;
+                    }
+                }
+                length
+            }
             '"' => quoted(rest, '"', false),
             '$' => dollar_quoted(rest),
-            '-' if rest.starts_with("--") => Some(rest.find('\n').unwrap_or(rest.len())),
+            '-' if rest.starts_with("--") => Some(rest.find(['\n', '\r']).unwrap_or(rest.len())),
             '/' if rest.starts_with("/*") => comment(rest),
             other => Some(other.len_utf8()),
         };
@@ -110,6 +126,8 @@ mod tests {
             "a$1 = 1 -- a remark )",
             "id > 1 /* one ) /* inner ) */ ) */",
             "a[1] - (-2) / (3) > 0",
+            "v = E'a'\n'b\\' )'",
+            "v = 'a'\n'b\\' AND w = 'x'",
             "ä)".strip_suffix(')').unwrap_or_default(),
         ] {
             assert_eq!(gets_out(condition), None, "{condition}");
@@ -122,6 +140,8 @@ mod tests {
             ("id > 1) OR (true", "closes"),
             ("id > 1 --)\n) OR (true", "closes"),
             (r"note = E'\\') OR (true", "closes"),
+            ("id = 1 -- c\r) OR (true", "closes"),
+            ("v <> E'x'\n'\\'' ) OR (true --'", "closes"),
             (r"note = '\') OR (true", "closes"),
             ("(id > 1", "opens a parenthesis"),
             ("note = 'x", "opens a quote"),

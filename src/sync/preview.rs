@@ -38,7 +38,7 @@ pub fn preview(
         Ok((first, look_around(source, next_transaction, schema, &rules, log)?))
     })?;
     begin(first);
-    let pg_dump = Installed::for_source(&pipeline.source, connections.both()?.0.server.version);
+    let pg_dump = Installed::for_source(&pipeline.source, &connections.both()?.0.server);
     let mut unreachable = false;
     for rule in rules {
         interrupt.check()?;

@@ -233,9 +233,10 @@ impl TableSync<'_> {
                     receipt: &receipt,
                 };
                 let mut plan = plan::initial(situation, sync_type, reason, &first)?;
-                if unasked {
-                    let (pipeline, receipt) = (&self.pipeline.name, found.receipt.as_ref());
-                    let anothers = plan::replaces_anothers(situation, pipeline, receipt);
+                if !self.request.full_refresh {
+                    let pipeline = &self.pipeline.name;
+                    let known = (&found.remembered, found.receipt.as_ref());
+                    let anothers = plan::replaces_anothers(situation, pipeline, known);
                     let warning = |(does, hint)| format!("it {does}; {hint}");
                     plan.warnings.extend(anothers.map(warning));
                 }

@@ -172,6 +172,10 @@ fn a_table_that_this_tool_has_not_made_is_said_to_be_replaced() {
         .says("the next sync replaces `public.orders`, which has about 50 rows");
     let replaces = "it replaces `public.orders`, which has about 50 rows and no receipt";
     case.run(&["plan"]).expect(0).says(replaces);
+    case.write_tables(&json!([{"name": "orders", "mode": "full-refresh"}]));
+    case.run(&["check"]).expect(0).says("the next sync replaces `public.orders`");
+    case.run(&["plan"]).expect(0).says(replaces);
+    case.write_tables(&json!([by("orders", "at")]));
     case.sync().says(replaces);
     let run = case.run(&["check"]);
     assert!(!run.stdout.contains("replaces"), "{}", run.stdout);

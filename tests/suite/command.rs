@@ -371,10 +371,20 @@ fn tables_that_cannot_be_read_are_a_failed_sync_for_all_who_are_told_of_one() {
     case.sync_fails(2).says("SOURCE_PORT");
     assert_eq!(hook.bodies().len(), 3);
     case.set("SOURCE_PORT", &case.source_port().to_string());
+    // Nor does it matter that all of it stands in the environment, and no file is there.
+    let mut bare = std::process::Command::new(env!("CARGO_BIN_EXE_incremental-replication"));
+    let empty = tempfile::tempdir().expect("a folder");
+    let sides = ["SOURCE", "DEST"].map(|side| {
+        ["HOST", "USERNAME", "DB"].map(|end| (format!("{side}_{end}"), "127.0.0.1".to_owned()))
+    });
+    bare.arg("-C").arg(empty.path()).arg("sync").envs(sides.into_iter().flatten());
+    bare.env("WEBHOOK_URL", &hook.url);
+    Run::from(bare.output().expect("a run")).expect(2).says("tables-config.json`: there is none");
+    assert_eq!(hook.bodies().len(), 4);
     // A flag that is misspelt is between the tool and who typed it.
     case.write_tables(&json!([by("orders", "at"), by("customers", "at")]));
     case.run(&["sync", "--table", "nope"]).expect(2);
-    assert_eq!(hook.bodies().len(), 3);
+    assert_eq!(hook.bodies().len(), 4);
 }
 
 #[test]

@@ -148,10 +148,10 @@ struct Pooler {
 }
 
 impl Pooler {
-    fn before(port: u16, mode: &str) -> Option<Self> {
+    fn before(port: u16, mode: &str, user: &str) -> Option<Self> {
         let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={port} user={WRITER} password={ROLE_PASSWORD}\n\
+            "[databases]\n* = host=127.0.0.1 port={port} user={user} password={ROLE_PASSWORD}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\n\
              auth_type = any\npool_mode = {mode}\n"
         );
@@ -190,7 +190,7 @@ fn a_pooler_may_keep_sessions_and_must_not_lend_them() {
     let mut case =
         Case::new(ORDERS, &json!([with(by("orders", "at"), &json!({"initial": "copy"}))]));
     for (mode, code) in [("session", 0), ("transaction", 2)] {
-        let Some(pooler) = Pooler::before(case.destination_port(), mode) else {
+        let Some(pooler) = Pooler::before(case.destination_port(), mode, WRITER) else {
             println!("not tried: there is no PgBouncer");
             return;
         };
@@ -215,5 +215,12 @@ fn a_pooler_may_keep_sessions_and_must_not_lend_them() {
     let direct = case.destination_port().to_string();
     case.set("DEST_PORT", &direct);
     case.sync();
+    case.assert_equal("public.orders");
+    // pg_dump's session would not begin as it has to.
+    let Some(pooler) = Pooler::before(case.source_port(), "session", READER) else { return };
+    case.set("SOURCE_PORT", &pooler.port.to_string());
+    case.write_tables(&json!([by("orders", "at")]));
+    let said = "COPY reads it instead of pg_dump: a pooler keeps to itself";
+    case.run(&["sync", "--full-refresh"]).expect(0).says(said);
     case.assert_equal("public.orders");
 }

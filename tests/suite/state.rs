@@ -342,6 +342,40 @@ fn a_destination_table_that_was_rewritten_as_it_was_is_not_copied_again() {
 }
 
 #[test]
+fn what_a_state_file_knows_as_our_copy_is_not_taken_for_somebody_elses() {
+    let mut case = orders();
+    case.at_destination("TRUNCATE _sync_state");
+    case.at_source("ALTER TABLE orders ADD more text");
+    let run = case.sync();
+    run.says("orders.json counts").says("the source has a new column `more`");
+    assert!(!run.stdout.contains("no receipt; if it is not a copy"), "{}", run.stdout);
+}
+
+#[test]
+fn a_source_at_which_somebody_always_is_at_work_has_no_idle_table_written_again() {
+    let mut case = Case::new(ORDERS, &json!([by("orders", "at")]));
+    let busy = |case: &Case| {
+        let mut session = case.another_source();
+        session.batch_execute("BEGIN; SELECT pg_current_xact_id()").expect("a transaction");
+        session
+    };
+    let mut at_work = busy(&case);
+    case.sync();
+    case.at_destination("VACUUM FULL orders");
+    let receipt = "SELECT xmin || ' ' || ctid FROM _sync_state";
+    let mut seen = Vec::new();
+    for _ in 0..8 {
+        let next = busy(&case);
+        case.sync().says("0 rows");
+        at_work.batch_execute("COMMIT").expect("an end");
+        at_work = next;
+        seen.push(case.ask(receipt).concat());
+    }
+    seen.dedup();
+    assert!(seen.len() <= 3, "{seen:?}");
+}
+
+#[test]
 fn a_destination_that_was_brought_here_whole_goes_on() {
     let mut case = orders();
     case.at_destination(

@@ -55,11 +55,24 @@ fn what_may_be_no_copy_is_compared_and_not_repaired() {
          INSERT INTO orders (id) VALUES (5000)",
     );
     assert_eq!(case.verify(1)["tables"][0]["extra"], 1);
+    let said = "is not repaired: there is no receipt at the destination; run";
+    let run = case.run(&["verify"]);
+    run.expect(1).says(said);
+    assert!(!run.stdout.contains("--repair"), "{}", run.stdout);
     let run = case.run(&["verify", "--repair"]);
     run.expect(1).says("`public.orders` may be no copy of `orders`, and is not repaired");
     assert_eq!(case.ask("SELECT count(*) FROM orders"), ["1"]);
     case.sync();
     case.assert_equal("public.orders");
+    // Nor is what is a copy of something else.
+    case.at_source(
+        "CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO reader;
+         CREATE TABLE other.orders (LIKE orders INCLUDING ALL); GRANT SELECT ON other.orders TO reader",
+    );
+    case.write_env("SOURCE_SCHEMA=other");
+    let run = case.run(&["verify", "--repair"]);
+    run.expect(1).says("is not repaired").says("the source is `other.orders`");
+    assert_eq!(case.ask("SELECT count(*) FROM orders"), ["300"]);
 }
 
 #[test]
