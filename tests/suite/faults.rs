@@ -23,12 +23,7 @@ fn orders(initial: &str) -> Case {
 
 /// Waits until a query at the destination finds something.
 fn wait_for(case: &Case, sql: &str) {
-    let mut watcher = case.destination_superuser();
-    let started = Instant::now();
-    while judge::column(&mut watcher, sql).is_empty() {
-        assert!(started.elapsed() < Duration::from_mins(1), "waited in vain for {sql}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    judge::wait_for(&mut case.destination_superuser(), sql);
 }
 
 /// Our session is busy with a COPY.

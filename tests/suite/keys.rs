@@ -1,7 +1,6 @@
 //! Keys that do not grow: given out again, put right, emptied, and what runs that overlap make of them.
 
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -193,11 +192,7 @@ impl Waiting {
         holder.batch_execute("BEGIN; LOCK TABLE a IN SHARE MODE").expect("a lock");
         let run = case.start(&["sync"]);
         let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'a'::regclass";
-        let started = Instant::now();
-        while judge::column(&mut holder, waits).is_empty() {
-            assert!(started.elapsed() < Duration::from_mins(1), "the run does not wait");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        judge::wait_for(&mut holder, waits);
         Self { holder, run }
     }
 
@@ -330,12 +325,7 @@ fn meanwhile(case: &mut Case, what: &str) {
     let child = case.start(&["sync"]);
     let seen = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'incremental-replication%' \
                 AND datname = current_database() AND query LIKE '%pg_prepared_xacts%'";
-    let mut watcher = case.another_source();
-    let started = Instant::now();
-    while judge::column(&mut watcher, seen).is_empty() {
-        assert!(started.elapsed() < Duration::from_mins(1), "no mark is taken");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    case.until(seen);
     case.at_source(what);
     holder.batch_execute("COMMIT").expect("an end");
     Run::from(child.wait_with_output().expect("a run")).expect(0);
@@ -366,14 +356,9 @@ fn a_key_that_nobody_could_look_at_may_have_gone_back() {
     let mut holder = case.another_source();
     holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").expect("a lock");
     let child = case.start(&["sync"]);
-    let mut watcher = case.another_source();
     let turn = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%LOCK TABLE%' \
                 AND datname = current_database()";
-    let started = Instant::now();
-    while judge::column(&mut watcher, turn).is_empty() {
-        assert!(started.elapsed() < Duration::from_mins(1), "it does not wait in its turn");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    case.until(turn);
     holder.batch_execute("COMMIT").expect("an end");
     Run::from(child.wait_with_output().expect("a run")).expect(0);
     case.at_source(&new(7, 12));

@@ -152,12 +152,7 @@ impl Case {
 
     /// Waits until a question at the source has an answer.
     pub fn until(&self, question: &str) {
-        let mut session = self.another_source();
-        let started = Instant::now();
-        while judge::column(&mut session, question).is_empty() {
-            assert!(started.elapsed() < Duration::from_mins(1), "nothing answers {question}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        judge::wait_for(&mut self.another_source(), question);
     }
 
     /// Connects again to servers that were started again.

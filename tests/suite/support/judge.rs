@@ -2,6 +2,7 @@
 //! shown from both. Shares no code with `src`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use postgres::{Client, SimpleQueryMessage};
 
@@ -134,6 +135,15 @@ pub fn column_names(client: &mut Client, table: &str) -> Vec<String> {
             table.replace('\'', "''")
         ),
     )
+}
+
+/// Waits until a question has an answer.
+pub fn wait_for(session: &mut Client, question: &str) {
+    let started = Instant::now();
+    while column(session, question).is_empty() {
+        assert!(started.elapsed() < Duration::from_mins(1), "nothing answers {question}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The first column of a query's result.
