@@ -32,8 +32,9 @@ pub fn run(pipeline: &Pipeline, interrupt: &Interrupt) -> Result<Checkup> {
         let hint = "correct its name; where it is another program's, all is well".to_owned();
         checkup.add(Finding::warning(About::Pipeline, remark, hint));
     }
-    let source = connect(pipeline, Side::Source, interrupt, &mut checkup)?;
-    let destination = connect(pipeline, Side::Destination, interrupt, &mut checkup)?;
+    let rules = &pipeline.rules;
+    let source = connect(&pipeline.source, rules, interrupt, &mut checkup)?;
+    let destination = connect(&pipeline.destination, rules, interrupt, &mut checkup)?;
     let (Some(mut source), Some(mut destination)) = (source, destination) else {
         return Ok(checkup);
     };
@@ -97,16 +98,12 @@ fn webhook(pipeline: &Pipeline, checkup: &mut Checkup) {
 
 /// Connects with one side, and says how, and what the role may do.
 fn connect(
-    pipeline: &Pipeline,
-    side: Side,
+    endpoint: &Endpoint,
+    rules: &[Rule],
     interrupt: &Interrupt,
     checkup: &mut Checkup,
 ) -> Result<Option<Session>> {
-    let endpoint = match side {
-        Side::Source => &pipeline.source,
-        Side::Destination => &pipeline.destination,
-    };
-    let about = About::Side(side);
+    let about = About::Side(endpoint.side);
     let mut session = match Session::connect(endpoint, interrupt) {
         Err(error) if error.kind == Kind::Interrupted => return Err(error),
         Err(error) => {
@@ -139,14 +136,14 @@ fn connect(
             format!("turn on TLS at the server, and set {prefix}_SSLMODE to `verify-full`"),
         ));
     }
-    let found = match side {
+    let found = match endpoint.side {
         Side::Source => source_rights(&rights, &endpoint.schema),
-        Side::Destination => destination_rights(&rights, &endpoint.schema, &pipeline.rules),
+        Side::Destination => destination_rights(&rights, &endpoint.schema, rules),
     };
     for finding in found {
         checkup.add(finding);
     }
-    if server.in_recovery && side == Side::Source {
+    if server.in_recovery && endpoint.side == Side::Source {
         checkup.add(Finding::warning(
             about,
             "it is a standby, where transactions in flight on its primary cannot be seen: rows that \

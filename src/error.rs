@@ -50,6 +50,12 @@ pub fn shell_quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// A number with its noun: `1 row`, `2 rows`.
+#[must_use]
+pub fn counted(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
 /// The SQLSTATE of what failed because others were at work at the same moment.
 const SERIALIZATION_FAILURE: &str = "40001";
 

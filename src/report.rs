@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, counted};
 use crate::plan::SyncType;
 use crate::progress::{Progress, Screen};
 
@@ -234,12 +234,6 @@ fn on_one_line(text: &str) -> String {
 
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
-}
-
-/// A number with its noun: `1 row`, `2 rows`.
-#[must_use]
-pub fn counted(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// What happened to one table.

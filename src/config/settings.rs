@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Endpoint, Listeners, SYSTEM, Secret, Side, Tls, TlsMode, is_socket};
+use super::{Endpoint, Listeners, SYSTEM, Secret, Side, Tls, TlsMode};
 use super::{pgpass, url};
 use crate::error::did_you_mean;
 
@@ -143,8 +143,8 @@ pub(super) fn endpoint(
             ));
         }
     }
-    let host = get("HOST").filter(|host| !is_socket(host)).unwrap_or_default();
-    // An address of IPv6 has more than one.
+    let host = get("HOST").unwrap_or_default();
+    // An address of IPv6 has more than one; what has a slash is a socket's folder, or wrong otherwise.
     if !host.contains('/') && (host.starts_with('[') || host.matches(':').count() == 1) {
         mistakes.push(format!(
             "`{prefix}_HOST` is a name or an address alone: no brackets belong there, and a port belongs \

@@ -2,10 +2,9 @@
 
 use super::{Evolution, Shape, Situation, SyncType, evolution};
 use crate::config::{Mode, OnSchemaChange};
-use crate::error::{Error, Result, shell_quoted};
+use crate::error::{Error, Result, counted, shell_quoted};
 use crate::mapping;
 use crate::receipt::{Progress, Receipt};
-use crate::report::counted;
 use crate::sql::identifier;
 use crate::table::{Column, DELETED_AT, DestinationTable, Kind};
 

@@ -4,9 +4,9 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Log, Verbosity, counted, exit_code, gravest, on_one_line};
+use super::{Log, Verbosity, exit_code, gravest, on_one_line};
 use crate::config::Side;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, counted};
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -3,8 +3,8 @@
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{Level, Log, Verbosity, counted, exit_code, gravest};
-use crate::error::Error;
+use super::{Level, Log, Verbosity, exit_code, gravest};
+use crate::error::{Error, counted};
 use crate::plan::{Statement, SyncType};
 
 /// What a sync would do to a table.

@@ -6,9 +6,9 @@ use anstyle::Style;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Level, Log, LogFormat, Verbosity, counted, exit_code, gravest, on_one_line};
+use super::{Level, Log, LogFormat, Verbosity, exit_code, gravest, on_one_line};
 use crate::digest::{Compared, Mended};
-use crate::error::{Error, Kind, shell_quoted};
+use crate::error::{Error, Kind, counted, shell_quoted};
 use crate::sql::digest::Kind as Difference;
 
 /// What was found of one table.
