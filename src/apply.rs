@@ -7,6 +7,7 @@ use crate::config::{Endpoint, Side};
 use crate::copy;
 use crate::crash;
 use crate::db::Session;
+use crate::digest::Mended;
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::pg_dump;
@@ -75,20 +76,19 @@ impl Application<'_> {
         } else {
             return Ok(Applied::Nothing);
         }
-        let mut deleted = 0;
-        if let Some(reconciliation) = &plan.reconciliation {
-            let mended = self.reconcile(reconciliation)?;
-            if loaded.is_none() && plan.nothing_if_empty && mended.is_none() {
-                self.destination.run("roll back", session::ROLLBACK)?;
-                for step in plan.finish.iter().filter(|step| step.on == Side::Source) {
-                    perform(self.source, step, false, (self.log, self.table))?;
-                }
-                return Ok(Applied::Nothing);
+        let mended = match &plan.reconciliation {
+            Some(reconciliation) => self.reconcile(reconciliation)?,
+            None => None,
+        };
+        if written == 0 && mended.is_none() && plan.nothing_if_empty {
+            self.destination.run("roll back", session::ROLLBACK)?;
+            for step in plan.finish.iter().filter(|step| step.on == Side::Source) {
+                perform(self.source, step, false, (self.log, self.table))?;
             }
-            let mended = mended.unwrap_or_default();
-            written += mended.written;
-            deleted = mended.deleted;
+            return Ok(Applied::Nothing);
         }
+        let Mended { written: again, deleted } = mended.unwrap_or_default();
+        written += again;
         let Some((last, finish)) = plan.finish.split_last() else {
             return Err(Error::bug("a plan has no end"));
         };

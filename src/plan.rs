@@ -172,7 +172,8 @@ pub struct Plan {
     pub reconciliation: Option<Reconciliation>,
     /// At the end.
     pub finish: Vec<Step>,
-    /// Whether the steps are left out when no row travels.
+    /// Whether the steps are left out when no row travels, and what was done is undone when none is
+    /// another than at the destination.
     pub nothing_if_empty: bool,
 }
 

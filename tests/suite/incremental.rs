@@ -445,6 +445,33 @@ fn rows_that_did_not_change_are_not_written() {
     assert_eq!(changed, [2]);
 }
 
+/// A view does not tell which of the rows within the lookback have been read already.
+#[test]
+fn rows_that_are_read_again_and_are_the_same_leave_no_trace_at_the_destination() {
+    let seen = |deletes: &str| {
+        let rule = json!({"replication_key": "at", "unique_cols": ["id"], "deletes": deletes});
+        let mut case = Case::new(
+            "CREATE TABLE t (id int PRIMARY KEY, at timestamptz DEFAULT now());
+             INSERT INTO t SELECT generate_series(1, 100); CREATE VIEW seen AS SELECT * FROM t",
+            &json!([with(rule, &json!({"name": "seen"}))]),
+        );
+        case.sync();
+        case.sync();
+        let traces = "SELECT concat(receipt, xmin) FROM _sync_state";
+        let before = case.ask(traces);
+        let run = case.run(&["sync", "-v"]);
+        assert!(run.expect(0).says("COPY").stdout.contains(" 0 rows"), "{run:?}");
+        assert_eq!(case.ask(traces), before, "{deletes}");
+        case.assert_nothing_left();
+        case.at_source("UPDATE t SET at = now() WHERE id = 7");
+        case.sync().says("1 row ");
+        assert_ne!(case.ask(traces), before, "{deletes}");
+        case.assert_equal("public.seen");
+    };
+    seen("keep");
+    seen("remove");
+}
+
 #[test]
 fn values_that_are_equal_but_not_the_same_are_merged() {
     let mut case = Case::new(

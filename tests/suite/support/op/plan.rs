@@ -76,6 +76,8 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
         statement["purpose"].as_str().is_some_and(|said| said.contains("digests"))
     };
     let compares = statements.iter().any(digests);
+    // Rows that were read again and are the same leave nothing to commit.
+    let undone = !ran.iter().any(|said| said == "destination: COMMIT");
     let mut matched = Vec::new();
     for statement in statements {
         let (on, sql) = (statement["on"].as_str(), statement["sql"].as_str());
@@ -87,7 +89,7 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
         match ran.iter().position(|said| *said == wanted) {
             Some(at) => matched.push(ran.remove(at)),
             // What both sides find out may end the sync early.
-            None if compares => {}
+            None if compares || undone && done["row_count"] == 0 => {}
             None => return Err(format!("planned, and did not run: {wanted}")),
         }
     }
