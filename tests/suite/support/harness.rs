@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::ledger::Found;
-use super::model::Table;
+use super::model::{Table, VIEWS_FROM};
 use super::op;
 use super::park::Park;
 use super::world::{Failure, Property, World};
@@ -48,7 +48,7 @@ impl Story {
         let majors = (major(), major());
         let settle = if rng.u32(..4) == 0 { "50ms" } else { "0s" };
         let number = [1, 1, 2, 3][rng.usize(..4)];
-        let tables = (0..number).map(|_| rng.u64(..10_000)).collect();
+        let tables = (0..number).map(|_| rng.u64(..VIEWS_FROM * 6 / 5)).collect();
         let mut urn: Vec<&'static str> = Vec::new();
         for group in op::GROUPS {
             let about_it = [0, 1, 1, 4][rng.usize(..4)];
@@ -76,7 +76,7 @@ impl Story {
             .tables
             .iter()
             .enumerate()
-            .map(|(number, seed)| Table::draw(number, &mut Rng::with_seed(*seed), major))
+            .map(|(number, seed)| Table::draw(number, *seed, major))
             .collect();
         let mut world = World::new(park, at, tables, self.settle, fault);
         let played = catch_unwind(AssertUnwindSafe(|| self.play_in(&mut world)));

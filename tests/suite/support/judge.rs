@@ -34,21 +34,27 @@ pub struct Question {
     pub versions: bool,
     pub key: Option<String>,
     pub filter: Option<String>,
+    /// Whether it is a view, whose rows do not tell where they lie.
+    pub view: bool,
 }
 
 /// The rows of a table by their unique columns; an error where two share them.
 pub fn rows_by_key(client: &mut Client, question: &Question) -> Result<Rows, String> {
-    let Question { table, columns, unique, versions, key, filter } = question;
+    let Question { table, columns, unique, versions, key, filter, view } = question;
     let null = key.as_ref().map_or("false".to_owned(), |key| format!("num_nulls({key}) > 0"));
     let filter = filter.as_ref().map_or(String::new(), |filter| format!(" WHERE {filter}"));
+    let file = if *view {
+        "''"
+    } else {
+        "(SELECT c.oid::bigint || '/' || c.relfilenode FROM pg_catalog.pg_class c WHERE c.oid = judged.tableoid)"
+    };
     // Two numerics may be equal and read differently.
     let canonical = |column: &String| if *versions { column.clone() } else { canonical(column) };
     let unique: Vec<String> = unique.iter().map(|column| printed(&canonical(column))).collect();
     let columns: Vec<String> = columns.iter().map(|column| printed(column)).collect();
     let sql = format!(
         "BEGIN; {PINNED}; SELECT ROW({})::text, ROW({})::text, \
-         (SELECT c.oid::bigint || '/' || c.relfilenode FROM pg_catalog.pg_class c WHERE c.oid = judged.tableoid), \
-         {null} FROM {table} AS judged{filter}; COMMIT",
+         {file}, {null} FROM {table} AS judged{filter}; COMMIT",
         unique.join(", "),
         columns.join(", ")
     );
@@ -81,8 +87,11 @@ fn canonical(column: &str) -> String {
     )
 }
 
-/// The tables that hold a table's rows, each with its file.
-pub fn files(client: &mut Client, table: &str) -> BTreeSet<String> {
+/// The tables that hold a table's rows, each with its file; of a view, none that anybody could tell.
+pub fn files(client: &mut Client, Question { table, view, .. }: &Question) -> BTreeSet<String> {
+    if *view {
+        return BTreeSet::from([String::new()]);
+    }
     let sql = format!(
         "WITH RECURSIVE tree (oid) AS (SELECT to_regclass({}) UNION \
            SELECT i.inhrelid::regclass FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid) \

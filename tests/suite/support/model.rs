@@ -131,6 +131,9 @@ pub enum Copying {
     Called,
 }
 
+/// From this seed on, tables are read through a view.
+pub const VIEWS_FROM: u64 = 10_000;
+
 /// A table of a story.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
@@ -153,6 +156,8 @@ pub struct Table {
     pub regions: Vec<u32>,
     pub excluded: Option<String>,
     pub filter: Option<String>,
+    /// The condition of the view through which it is read, if it is.
+    pub view: Option<String>,
     pub initial: &'static str,
     pub lookback: Option<u32>,
     pub copying: Copying,
@@ -166,7 +171,19 @@ pub struct Table {
 
 impl Table {
     /// Draws a table whose name no other of the story has.
-    pub fn draw(number: usize, rng: &mut Rng, source_major: u32) -> Self {
+    pub fn draw(number: usize, seed: u64, source_major: u32) -> Self {
+        let rng = &mut Rng::with_seed(seed % VIEWS_FROM);
+        let mut table = Self::draw_stored(number, rng, source_major);
+        if seed >= VIEWS_FROM {
+            table.view = Some("true".to_owned());
+            if table.way == Way::Xmin {
+                table.way = Way::Key;
+            }
+        }
+        table
+    }
+
+    fn draw_stored(number: usize, rng: &mut Rng, source_major: u32) -> Self {
         let at = (rng.usize(..NAMES.len()) / 3 * 3 + number) % NAMES.len();
         let name = NAMES[at].to_owned();
         let way = match rng.u32(..10) {
@@ -203,6 +220,7 @@ impl Table {
             regions: if partitioned { vec![1, 2] } else { Vec::new() },
             excluded: None,
             filter: None,
+            view: None,
             initial: if rng.bool() { "pg_dump" } else { "copy" },
             lookback: if rng.u32(..5) == 0 { None } else { Some(0) },
             copying: Copying::Called,
@@ -259,7 +277,35 @@ impl Table {
         Column { name, family, not_null: false, generated: false }
     }
 
-    /// The statements that make the table.
+    /// The name, as SQL, of the table that holds the rows.
+    pub fn stored(&self) -> String {
+        match self.view {
+            Some(_) => quoted(&format!("{} below", self.first_letters())),
+            None => quoted(&self.name),
+        }
+    }
+
+    /// The statement that makes the view through which it is read, if it is.
+    pub fn create_view(&self) -> String {
+        self.view.as_ref().map_or_else(String::new, |condition| {
+            let (view, below) = (quoted(&self.name), self.stored());
+            format!("CREATE OR REPLACE VIEW {view} AS SELECT * FROM {below} WHERE {condition};")
+        })
+    }
+
+    /// The statement that drops that view.
+    pub fn drop_view(&self) -> String {
+        self.view
+            .as_ref()
+            .map_or_else(String::new, |_| format!("DROP VIEW {};", quoted(&self.name)))
+    }
+
+    /// Whether one of its unique columns may hold NULL, for all that the catalog tells.
+    pub fn nullable_keys(&self) -> bool {
+        self.nullable_unique || self.view.is_some()
+    }
+
+    /// The statements that make the table, and its view.
     pub fn create(&self) -> String {
         let mut lines: Vec<String> = self
             .columns
@@ -287,7 +333,7 @@ impl Table {
             lines.push(format!("PRIMARY KEY ({})", unique.join(", ")));
         }
         let by = unique.last().map_or("", String::as_str);
-        let table = quoted(&self.name);
+        let table = self.stored();
         let partitioned = if self.regions.is_empty() {
             String::new()
         } else {
@@ -315,13 +361,16 @@ impl Table {
         {
             sql += &format!("CREATE INDEX ON {table} ({});", quoted(&key.column));
         }
-        sql
+        sql + &self.create_view()
     }
 
     /// The name of a partition.
     pub fn part(&self, region: u32) -> String {
-        let name: String = self.name.chars().take(20).collect();
-        format!("{name} part {region}")
+        format!("{} part {region}", self.first_letters())
+    }
+
+    fn first_letters(&self) -> String {
+        self.name.chars().take(20).collect()
     }
 
     /// The names of its unique columns.
@@ -355,6 +404,7 @@ impl Table {
                 .then(|| self.key.as_ref().map(|key| quoted(&key.column)))
                 .flatten(),
             filter: self.filter.as_ref().map(|filter| format!("{filter}\n")),
+            view: self.view.is_some(),
         }
     }
 
@@ -363,7 +413,7 @@ impl Table {
         let table = format!("{}.{}", quoted(schema), quoted(&self.destination));
         let live = || "\"_deleted_at\" IS NULL".to_owned();
         let filter = (self.deletes == Deletes::Mark).then(live);
-        Question { table, filter, ..self.question(schema) }
+        Question { table, filter, view: false, ..self.question(schema) }
     }
 
     /// What it asks for rows that are marked, if there can be any.
@@ -400,7 +450,7 @@ impl Table {
         if self.spaced_out {
             set("reconcile_every", json!("1h"));
         }
-        if self.nullable_unique {
+        if self.nullable_keys() {
             set("unique_cols", json!(self.unique_names()));
         }
         if self.destination != self.name {

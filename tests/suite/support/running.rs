@@ -504,10 +504,13 @@ impl World {
         self.sync(&["sync"])?;
         let after = self.traces();
         match before.iter().zip(&after).find(|(before, after)| before != after) {
-            Some(((name, _), _)) => broken(
-                Property::Idempotent,
-                format!("a second sync has written to `{name}`, or to its receipt"),
-            ),
+            Some(((name, before), (_, after))) => {
+                let gone: Vec<&String> = before.iter().filter(|was| !after.contains(was)).collect();
+                let new: Vec<&String> = after.iter().filter(|is| !before.contains(is)).collect();
+                let what =
+                    format!("a second sync has written to `{name}`: {gone:?} became {new:?}");
+                broken(Property::Idempotent, what)
+            }
             None => Ok(()),
         }
     }

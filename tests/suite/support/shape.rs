@@ -143,7 +143,7 @@ pub fn difference(
     if table.versions {
         return None;
     }
-    let by_index = !table.nullable_unique || destination_major >= 15;
+    let by_index = !table.nullable_keys() || destination_major >= 15;
     (by_index && !has_index(destination, table, &to)).then(|| {
         format!("no unique index on ({}) at the destination", table.unique_names().join(", "))
     })

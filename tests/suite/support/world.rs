@@ -276,7 +276,7 @@ impl World {
             let question = table.question(&self.schema);
             let rows = judge::rows_by_key(&mut self.source, &question)
                 .unwrap_or_else(|what| panic!("{what}\n{}", self.told.join("\n")));
-            let files = judge::files(&mut self.source, &question.table);
+            let files = judge::files(&mut self.source, &question);
             // Other ways than a key do not need a key that moves.
             let found = if table.way == Way::Key { found } else { Found::Surely };
             table.ledger.note(rows, files, found);

@@ -77,7 +77,7 @@ fn row(table: &Table, key: Option<&str>, rng: &mut Rng) -> (Vec<String>, Vec<Str
 
 fn insert_with(table: &Table, key: Option<&str>, rng: &mut Rng) -> String {
     let (names, values) = row(table, key, rng);
-    let name = quoted(&table.name);
+    let name = table.stored();
     format!("INSERT INTO {name} ({}) VALUES ({})", names.join(", "), values.join(", "))
 }
 
@@ -126,7 +126,7 @@ fn some(table: &Table, most: u32, rng: &mut Rng) -> String {
     let offset = rng.usize(..table.ledger.now().len().max(1));
     format!(
         "(tableoid, ctid) IN (SELECT tableoid, ctid FROM {} ORDER BY {} LIMIT {} OFFSET {offset})",
-        quoted(&table.name),
+        table.stored(),
         by.join(", "),
         rng.u32(1..=most)
     )
@@ -135,7 +135,7 @@ fn some(table: &Table, most: u32, rng: &mut Rng) -> String {
 fn update(table: &Table, rng: &mut Rng) -> (String, Found) {
     let sql = format!(
         "UPDATE {} SET {} WHERE {}",
-        quoted(&table.name),
+        table.stored(),
         set(table, true, rng),
         some(table, 3, rng)
     );
@@ -145,7 +145,7 @@ fn update(table: &Table, rng: &mut Rng) -> (String, Found) {
 fn update_without_key(table: &Table, rng: &mut Rng) -> (String, Found) {
     let sql = format!(
         "UPDATE {} SET {} WHERE {}",
-        quoted(&table.name),
+        table.stored(),
         set(table, false, rng),
         some(table, 3, rng)
     );
@@ -157,7 +157,7 @@ fn update_unique_columns(table: &Table, rng: &mut Rng) -> (String, Found) {
     let to = value(column, rng);
     let sql = format!(
         "UPDATE {} SET {} = {to}, {} WHERE {}",
-        quoted(&table.name),
+        table.stored(),
         quoted(&column.name),
         set(table, true, rng),
         some(table, 1, rng)
@@ -166,7 +166,7 @@ fn update_unique_columns(table: &Table, rng: &mut Rng) -> (String, Found) {
 }
 
 fn delete(table: &Table, rng: &mut Rng) -> (String, Found) {
-    (format!("DELETE FROM {} WHERE {}", quoted(&table.name), some(table, 4, rng)), Found::Surely)
+    (format!("DELETE FROM {} WHERE {}", table.stored(), some(table, 4, rng)), Found::Surely)
 }
 
 fn delete_and_insert(table: &Table, rng: &mut Rng) -> (String, Found) {
@@ -197,7 +197,7 @@ fn forget_key(table: &Table, rng: &mut Rng) -> (String, Found) {
     let key = table.key.as_ref().map_or("at", |key| key.column.as_str());
     let sql = format!(
         "UPDATE {} SET {} = NULL WHERE {}",
-        quoted(&table.name),
+        table.stored(),
         quoted(key),
         some(table, 2, rng)
     );
@@ -205,7 +205,7 @@ fn forget_key(table: &Table, rng: &mut Rng) -> (String, Found) {
 }
 
 fn update_all(table: &Table, rng: &mut Rng) -> (String, Found) {
-    (format!("UPDATE {} SET {}", quoted(&table.name), set(table, true, rng)), Found::Surely)
+    (format!("UPDATE {} SET {}", table.stored(), set(table, true, rng)), Found::Surely)
 }
 
 fn insert_many(world: &mut World, rng: &mut Rng) -> Outcome {
@@ -221,7 +221,7 @@ fn insert_many(world: &mut World, rng: &mut Rng) -> Outcome {
     values[id] = format!("{} + n", rng.u32(10..2000));
     let sql = format!(
         "INSERT INTO {} ({}) SELECT {} FROM generate_series(1, {}) n ON CONFLICT DO NOTHING",
-        quoted(&table.name),
+        table.stored(),
         names.join(", "),
         values.join(", "),
         rng.u32(50..400)
@@ -232,7 +232,7 @@ fn insert_many(world: &mut World, rng: &mut Rng) -> Outcome {
 
 fn truncate(world: &mut World, rng: &mut Rng) -> Outcome {
     let at = world.draw_table(rng);
-    let sql = format!("TRUNCATE {}", quoted(&world.tables[at].name));
+    let sql = format!("TRUNCATE {}", world.tables[at].stored());
     world.at_source(&sql);
     Ok(Found::Surely)
 }
@@ -244,7 +244,7 @@ fn load_again(world: &mut World, rng: &mut Rng) -> Outcome {
     let rows: Vec<String> = (0..rng.u32(1..5))
         .map(|_| insert_old_row(table, rng) + " ON CONFLICT DO NOTHING")
         .collect();
-    let sql = format!("TRUNCATE {}; {}", quoted(&table.name), rows.join("; "));
+    let sql = format!("TRUNCATE {}; {}", table.stored(), rows.join("; "));
     world.at_source(&sql);
     Ok(Found::Perhaps)
 }
@@ -253,7 +253,7 @@ fn load_again(world: &mut World, rng: &mut Rng) -> Outcome {
 fn rewrite(world: &mut World, rng: &mut Rng) -> Outcome {
     let at = world.draw_table(rng);
     let how = ["FULL", "FREEZE", "ANALYZE"][rng.usize(..3)];
-    let sql = format!("VACUUM ({how}) {}", quoted(&world.tables[at].name));
+    let sql = format!("VACUUM ({how}) {}", world.tables[at].stored());
     world.at_source(&sql);
     Ok(Found::Surely)
 }

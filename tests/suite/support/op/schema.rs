@@ -6,7 +6,7 @@ use fastrand::Rng;
 use super::Operation;
 use crate::support::judge::{literal, quoted};
 use crate::support::ledger::Found;
-use crate::support::model::{Copying, family, value};
+use crate::support::model::{Copying, Table, family, value};
 use crate::support::world::{Outcome, World};
 
 pub const OPERATIONS: &[Operation] = &[
@@ -19,6 +19,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "set_not_null", weight: 2, run: set_not_null },
     Operation { name: "drop_not_null", weight: 2, run: drop_not_null },
     Operation { name: "set_default", weight: 1, run: set_default },
+    Operation { name: "replace_view", weight: 2, run: replace_view },
     Operation { name: "create_again", weight: 2, run: create_again },
     Operation { name: "rename_another_in", weight: 1, run: rename_another_in },
     Operation { name: "attach_partition", weight: 4, run: attach_partition },
@@ -41,8 +42,20 @@ fn draw(world: &World, rng: &mut Rng) -> Option<(usize, usize)> {
 }
 
 fn alter(world: &mut World, at: usize, action: &str) -> bool {
-    let sql = format!("ALTER TABLE {} {action}", quoted(&world.tables[at].name));
+    let sql = format!("ALTER TABLE {} {action}", world.tables[at].stored());
     world.at_source(&sql)
+}
+
+/// Alters columns, which the view through which they are read, if there is one, does not survive.
+fn reshape(world: &mut World, at: usize, action: &str) -> bool {
+    let table = &world.tables[at];
+    let sql = format!("ALTER TABLE {} {action};", table.stored());
+    let sql = beside_the_view(table, &sql);
+    world.at_source(&sql)
+}
+
+fn beside_the_view(table: &Table, sql: &str) -> String {
+    format!("{}{sql}{}", table.drop_view(), table.create_view())
 }
 
 fn add_column(world: &mut World, rng: &mut Rng) -> Outcome {
@@ -53,7 +66,7 @@ fn add_column(world: &mut World, rng: &mut Rng) -> Outcome {
         if rng.bool() { format!(" DEFAULT {}", value(&column, rng)) } else { String::new() };
     let action =
         format!("ADD COLUMN {} {}{default}", quoted(&column.name), column.family.data_type);
-    if alter(world, at, &action) {
+    if reshape(world, at, &action) {
         let table = &mut world.tables[at];
         table.columns.push(column);
         table.call_for_copy(Copying::Allowed);
@@ -68,7 +81,7 @@ fn drop_column(world: &mut World, rng: &mut Rng) -> Outcome {
         // The rule names it.
         return Ok(Found::Surely);
     }
-    if alter(world, at, &format!("DROP COLUMN {}", quoted(&name))) {
+    if reshape(world, at, &format!("DROP COLUMN {}", quoted(&name))) {
         world.tables[at].call_for_copy(Copying::Allowed);
         world.tables[at].columns.remove(column);
     }
@@ -83,7 +96,7 @@ fn rename_column(world: &mut World, rng: &mut Rng) -> Outcome {
     }
     let major = world.majors.0;
     let new = world.tables[at].new_column(rng, major).name;
-    if alter(world, at, &format!("RENAME COLUMN {} TO {}", quoted(&old), quoted(&new))) {
+    if reshape(world, at, &format!("RENAME COLUMN {} TO {}", quoted(&old), quoted(&new))) {
         let table = &mut world.tables[at];
         table.columns[column].name = new;
         table.call_for_copy(Copying::Allowed);
@@ -103,13 +116,13 @@ fn exchange_columns(world: &mut World, rng: &mut Rng) -> Outcome {
         return Ok(Found::Surely);
     };
     let (a, b) = (table.columns[one].name.clone(), table.columns[other].name.clone());
-    let name = quoted(&table.name);
+    let name = table.stored();
     let (a, b) = (quoted(&a), quoted(&b));
     let sql = format!(
         "ALTER TABLE {name} RENAME {a} TO between; ALTER TABLE {name} RENAME {b} TO {a}; \
-         ALTER TABLE {name} RENAME between TO {b}"
+         ALTER TABLE {name} RENAME between TO {b};"
     );
-    if world.at_source(&sql) {
+    if world.at_source(&beside_the_view(&world.tables[at], &sql)) {
         let table = &mut world.tables[at];
         let (one_name, other_name) =
             (table.columns[one].name.clone(), table.columns[other].name.clone());
@@ -131,7 +144,7 @@ fn change_type(world: &mut World, rng: &mut Rng) -> Outcome {
     let by_force = format!("ALTER COLUMN {name} TYPE {} USING NULL", new.data_type);
     // Its default may not fit; rows written by people keep none either.
     alter(world, at, &format!("ALTER COLUMN {name} DROP DEFAULT"));
-    if alter(world, at, &castable) || alter(world, at, &by_force) {
+    if reshape(world, at, &castable) || reshape(world, at, &by_force) {
         world.tables[at].call_for_copy(Copying::Allowed);
         world.tables[at].columns[column].family = new;
     }
@@ -159,7 +172,7 @@ fn change_modifier(world: &mut World, rng: &mut Rng) -> Outcome {
     }
     let (column, new) = fitting[rng.usize(..fitting.len())];
     let name = quoted(&world.tables[at].columns[column].name);
-    if alter(world, at, &format!("ALTER COLUMN {name} TYPE {new}")) {
+    if reshape(world, at, &format!("ALTER COLUMN {name} TYPE {new}")) {
         world.tables[at].call_for_copy(Copying::Allowed);
         new.clone_into(&mut world.tables[at].columns[column].family.data_type);
     }
@@ -175,7 +188,7 @@ fn set_not_null(world: &mut World, rng: &mut Rng) -> Outcome {
 
 fn refuse_null(world: &mut World, rng: &mut Rng, at: usize, column: usize) -> bool {
     let column_there = world.tables[at].columns[column].clone();
-    let (table, name) = (quoted(&world.tables[at].name), quoted(&column_there.name));
+    let (table, name) = (world.tables[at].stored(), quoted(&column_there.name));
     // Rows without a value get one, or go.
     let filled = value(&crate::support::model::Column { not_null: true, ..column_there }, rng);
     let key = world.tables[at].key.clone().expect("every table has one");
@@ -202,7 +215,7 @@ fn drop_not_null(world: &mut World, rng: &mut Rng) -> Outcome {
         let table = &mut world.tables[at];
         table.columns[column].not_null = false;
         let key = table.key.clone().expect("every table has one");
-        let table = quoted(&table.name);
+        let table = table.stored();
         world.at_source(&format!(
             "UPDATE {table} SET {name} = NULL, {} = {} WHERE (tableoid, ctid) IN \
              (SELECT tableoid, ctid FROM {table} LIMIT 2)",
@@ -222,6 +235,24 @@ fn set_default(world: &mut World, rng: &mut Rng) -> Outcome {
     Ok(Found::Surely)
 }
 
+/// A view lets other rows through.
+fn replace_view(world: &mut World, rng: &mut Rng) -> Outcome {
+    let at = world.draw_table(rng);
+    let number = world.number();
+    let mut table = world.tables[at].clone();
+    if table.view.is_none() {
+        return Ok(Found::Surely);
+    }
+    let column = quoted(&table.columns[rng.usize(..table.columns.len())].name);
+    let values = rng.u32(..2);
+    table.view = Some(format!("num_nulls({column}) >= {values} AND {number} = {number}"));
+    if world.at_source(&table.create_view()) {
+        table.call_for_copy(Copying::Called);
+        world.tables[at] = table;
+    }
+    Ok(Found::Perhaps)
+}
+
 fn create_again(world: &mut World, rng: &mut Rng) -> Outcome {
     let at = world.draw_table(rng);
     let mut table = world.tables[at].clone();
@@ -230,7 +261,7 @@ fn create_again(world: &mut World, rng: &mut Rng) -> Outcome {
         let column = table.new_column(rng, major);
         table.columns.push(column);
     }
-    let sql = format!("DROP TABLE {}; {}", quoted(&table.name), table.create());
+    let sql = format!("{}DROP TABLE {}; {}", table.drop_view(), table.stored(), table.create());
     if world.at_source(&sql) {
         table.call_for_copy(Copying::Allowed);
         world.tables[at] = table;
@@ -242,7 +273,8 @@ fn rename_another_in(world: &mut World, rng: &mut Rng) -> Outcome {
     let at = world.draw_table(rng);
     let number = world.number();
     let table = &world.tables[at];
-    if !table.regions.is_empty() {
+    // A view goes on showing the table that it was made on.
+    if !table.regions.is_empty() || table.view.is_some() {
         return Ok(Found::Surely);
     }
     let name = quoted(&table.name);
@@ -274,7 +306,7 @@ fn attach_partition(world: &mut World, rng: &mut Rng) -> Outcome {
     else {
         return Ok(Found::Surely);
     };
-    let (name, part) = (quoted(&table.name), quoted(&table.part(region)));
+    let (name, part) = (table.stored(), quoted(&table.part(region)));
     table.regions = vec![region];
     let rows: String = (0..rng.u32(..4))
         .map(|_| {
@@ -373,10 +405,11 @@ fn remove_label(world: &mut World, _: &mut Rng) -> Outcome {
         "ALTER TYPE feeling RENAME TO feeling_before; CREATE TYPE feeling AS ENUM ({});",
         labels.join(", ")
     );
+    sql += &world.tables.iter().map(Table::drop_view).collect::<String>();
     for table in &world.tables {
         for column in &table.columns {
             if column.family.data_type == "feeling" {
-                let (table, column) = (quoted(&table.name), quoted(&column.name));
+                let (table, column) = (table.stored(), quoted(&column.name));
                 sql += &format!(
                     "ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT; \
                      ALTER TABLE {table} ALTER COLUMN {column} TYPE feeling \
@@ -387,6 +420,7 @@ fn remove_label(world: &mut World, _: &mut Rng) -> Outcome {
             }
         }
     }
+    sql += &world.tables.iter().map(Table::create_view).collect::<String>();
     sql += "DROP TYPE feeling_before";
     if world.at_source(&sql) {
         world.labels = kept;
@@ -414,7 +448,7 @@ fn add_index(world: &mut World, rng: &mut Rng) -> Outcome {
     let at = world.draw_table(rng);
     let table = &world.tables[at];
     let key = quoted(&table.key.as_ref().expect("every table has one").column);
-    let sql = format!("CREATE INDEX ON {} ({key} DESC NULLS LAST)", quoted(&table.name));
+    let sql = format!("CREATE INDEX ON {} ({key} DESC NULLS LAST)", table.stored());
     world.at_source(&sql);
     Ok(Found::Surely)
 }

@@ -23,6 +23,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "sync_killed", weight: 2, run: sync_killed },
     Operation { name: "sync_terminated", weight: 1, run: sync_terminated },
     Operation { name: "sync_beside_writers", weight: 4, run: sync_beside_writers },
+    Operation { name: "sync_beside_truncates", weight: 3, run: sync_beside_truncates },
     Operation { name: "two_syncs", weight: 2, run: two_syncs },
     Operation { name: "sync_loses_its_sessions", weight: 1, run: sync_loses_its_sessions },
     Operation { name: "restart_source", weight: 1, run: |w, r| restart(w, r, Side::Source) },
@@ -93,8 +94,9 @@ fn sync_terminated(world: &mut World, rng: &mut Rng) -> Outcome {
     Ok(Found::Surely)
 }
 
-/// Statements with pauses, a session of its own; now and then a few in one transaction.
-fn writer(world: &World, rng: &mut Rng) -> std::thread::JoinHandle<Vec<String>> {
+/// Statements with pauses, a session of its own; now and then a few in one transaction. One that
+/// `truncates` empties a table before, now and then.
+fn writer(world: &World, rng: &mut Rng, truncates: bool) -> std::thread::JoinHandle<Vec<String>> {
     let mut session = world.another_source();
     let mut rng = rng.fork();
     let tables = world.tables.clone();
@@ -102,11 +104,15 @@ fn writer(world: &World, rng: &mut Rng) -> std::thread::JoinHandle<Vec<String>> 
         let mut told = Vec::new();
         for _ in 0..rng.u32(3..15) {
             let together = rng.u32(1..4);
-            let all: Vec<String> = (0..together)
+            let mut all: Vec<String> = (0..together)
                 .map(|_| statement(&tables[rng.usize(..tables.len())], &mut rng))
                 .filter(|(_, found)| *found == Found::Surely)
                 .map(|(sql, _)| sql)
                 .collect();
+            if truncates && rng.bool() {
+                let emptied = tables[rng.usize(..tables.len())].stored();
+                all.insert(0, format!("TRUNCATE {emptied}"));
+            }
             let sql =
                 format!("BEGIN; {}; SELECT pg_sleep({}); COMMIT", all.join("; "), rng.f64() / 50.0);
             if session.batch_execute(&sql).is_err() {
@@ -120,8 +126,17 @@ fn writer(world: &World, rng: &mut Rng) -> std::thread::JoinHandle<Vec<String>> 
 }
 
 fn sync_beside_writers(world: &mut World, rng: &mut Rng) -> Outcome {
+    beside(world, rng, false)
+}
+
+/// Truncated tables look empty in snapshots that are older.
+fn sync_beside_truncates(world: &mut World, rng: &mut Rng) -> Outcome {
+    beside(world, rng, true)
+}
+
+fn beside(world: &mut World, rng: &mut Rng, truncates: bool) -> Outcome {
     let before = world.sights()?;
-    let writers = [writer(world, rng), writer(world, rng)];
+    let writers = [writer(world, rng, truncates), writer(world, rng, truncates)];
     std::thread::sleep(Duration::from_millis(rng.u64(..40)));
     let running = world.start(&["sync"]);
     for writer in writers {
