@@ -365,19 +365,19 @@ impl Tables<'_> {
                 ));
             }
             found.extend(self.keys(rule, there, columns));
-            if let Some(question) = key.beyond(name)
-                && self.says_yes(&question)
-            {
+            if key.random(name).is_some_and(|question| self.says_yes(&question)) {
+                let random = Error::table(format!(
+                    "`{}` holds uuids of another version than 7, which do not grow: later rows with \
+                     lesser ones are never read",
+                    key.column
+                ));
+                let hint = "name another replication key, or \"xmin\", or correct them";
+                found.push(Finding::error(about(), random.hint(hint)));
+            } else if key.beyond(name).is_some_and(|question| self.says_yes(&question)) {
+                let or = if key.key_type == KeyType::Uuid { "" } else { ", or is infinite," };
                 found.push(Finding::warning(
                     about(),
-                    &format!(
-                        "`{}` lies in the future, or is {}, in some rows",
-                        key.column,
-                        match key.key_type {
-                            KeyType::Uuid => "no uuid of version 7",
-                            _ => "infinite",
-                        }
-                    ),
+                    &format!("`{}` lies in the future{or} in some rows", key.column),
                     "correct them: they are read again in every sync".to_owned(),
                 ));
             }
@@ -478,11 +478,7 @@ impl Tables<'_> {
     /// What the next sync would say of the destination, and how much it would copy.
     fn at_destination(&mut self, situation: &Situation, table: &Qualified) -> Vec<Finding> {
         let about = || About::Table(situation.rule.name.clone());
-        let key = situation.shape.key.as_ref();
-        let directory = &self.pipeline.directory;
-        let keeps_all = situation.rule.keeps_every_row();
-        let there = situation.destination;
-        let found = state::remember(directory, table, there, key, keeps_all, self.destination);
+        let found = state::remember(&self.pipeline.directory, situation, self.destination);
         let decided = found.and_then(|found| {
             let decision = plan::decide(situation, &found.remembered, false)?;
             Ok((decision, found))

@@ -17,6 +17,7 @@ pub use comparison::{
 };
 pub use decision::{
     Decision, Remembered, decide, ready_to_compare, replaces, replaces_anothers, schema_difference,
+    taken_over,
 };
 pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
@@ -60,6 +61,14 @@ impl Situation<'_> {
     #[must_use]
     pub fn staging_name(&self) -> Qualified {
         self.table.beside(crate::table::staging_name(&self.table.name))
+    }
+
+    /// Whether the Node.js script may have made the copy: it knew neither conditions nor names of copies,
+    /// and where the staging table is ours, the copy has been taken over before.
+    #[must_use]
+    pub fn may_be_the_predecessors(&self) -> bool {
+        let taken_over = self.staging.is_none_or(decision::is_ours);
+        !taken_over && self.rule.filter.is_none() && self.rule.name == self.table.name
     }
 
     /// Whether the destination knows NULLS NOT DISTINCT, so that a unique index can hold NULL

@@ -9,7 +9,7 @@ use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::files::{Lasting, Nameless, own_temporary, temporary};
-use crate::plan::Remembered;
+use crate::plan::{Remembered, Situation};
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::sql::{self, Qualified};
 use crate::table::{DestinationTable, RECEIPTS};
@@ -40,18 +40,16 @@ pub struct Found {
 
 /// Compares the receipt with the state file and settles what counts.
 ///
-/// `keeps_all` where the destination keeps every row that the source has had, so that one of them is as
-/// late as the receipt says.
-///
 /// Fails on a version from the future: an older tool must not guess.
 pub fn remember(
     directory: &Path,
-    table: &Qualified,
-    destination_table: Option<&DestinationTable>,
-    key: Option<&Key>,
-    keeps_all: bool,
+    situation: &Situation,
     destination: &mut Session,
 ) -> Result<Found> {
+    let (table, destination_table) = (situation.table, situation.destination);
+    let key = situation.shape.key.as_ref();
+    // Then one of the destination's rows is as late as the receipt says.
+    let keeps_all = situation.rule.keeps_every_row();
     let mut warnings = Vec::new();
     let (receipt, beside, written_in) = match read_receipt(destination, table)? {
         Some(there) => (Some(there.receipt?), there.beside, there.transaction),
@@ -85,9 +83,11 @@ pub fn remember(
             confirmed(destination, table, file, key, &mut warnings)?
         }
         (_, None, None, Some(key))
-            if there && predecessors_file(directory, &table.name).is_file() =>
+            if there
+                && situation.may_be_the_predecessors()
+                && predecessors_file(directory, &table.name).is_file() =>
         {
-            predecessor(destination, table, key, &mut warnings)?
+            predecessor(destination, table, key)?
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
@@ -280,24 +280,18 @@ fn has_reached(
     Ok(if_values_of_the_key(reached)?.map(|reached| reached.as_deref() == Some("t")))
 }
 
-fn predecessor(
-    destination: &mut Session,
-    table: &Qualified,
-    key: &Key,
-    warnings: &mut Vec<String>,
-) -> Result<Remembered> {
-    let greatest = destination.value("read the greatest replication key", &key.greatest(table))?;
-    Ok(match greatest {
-        Some(greatest_key) => {
-            warnings.push(format!(
-                "what the predecessor has missed below {greatest_key} is not read again: run \
-                 `incremental-replication verify --repair` after this sync"
-            ));
-            Remembered::Predecessor { greatest_key }
-        }
-        None => Remembered::Nothing(
+/// How far the Node.js script has come.
+fn predecessor(destination: &mut Session, table: &Qualified, key: &Key) -> Result<Remembered> {
+    let greatest = destination.value("read the greatest replication key", &key.greatest(table));
+    Ok(match if_values_of_the_key(greatest)? {
+        Some(Some(greatest_key)) => Remembered::Predecessor { greatest_key },
+        Some(None) => Remembered::Nothing(
             "the predecessor's table holds no replication key to continue from".to_owned(),
         ),
+        None => Remembered::Nothing(format!(
+            "the predecessor's table has no column `{}` with values like the source's",
+            key.column
+        )),
     })
 }
 

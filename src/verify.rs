@@ -130,10 +130,7 @@ impl TableVerification<'_> {
     ) -> Result<(Option<String>, Option<String>)> {
         let (source, key) = (situation.source, situation.shape.key.as_ref());
         let receipts = situation.receipts();
-        let directory = &self.pipeline.directory;
-        let (there, keeps_all) = (situation.destination, situation.rule.keeps_every_row());
-        let found =
-            state::remember(directory, self.table, there, key, keeps_all, self.destination)?;
+        let found = state::remember(&self.pipeline.directory, situation, self.destination)?;
         let outdated = match &found.remembered {
             Remembered::Nothing(why) => Some(why.clone()),
             Remembered::Receipt(receipt) => receipt.origin.outdated_by(situation.origin),

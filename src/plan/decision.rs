@@ -129,6 +129,16 @@ pub fn decide(
     }
 }
 
+/// What somebody should do about a copy that was taken over.
+#[must_use]
+pub fn taken_over(greatest_key: &str) -> String {
+    format!(
+        "what the predecessor has missed below {greatest_key} is not read again: run \
+         `incremental-replication verify` after this sync; its --repair brings what is missing, and \
+         removes what the source no longer has, or let one sync have a \"lookback\" that reaches so far"
+    )
+}
+
 /// What a new copy replaces, as the second half of a sentence; none where it replaces no row.
 #[must_use]
 pub fn replaces(situation: &Situation) -> Option<String> {
@@ -140,8 +150,8 @@ pub fn replaces(situation: &Situation) -> Option<String> {
     Some(format!("replaces `{}`, which has {rows}", situation.table.plain()))
 }
 
-/// The same and the remedy where that may be somebody else's: a table without a receipt, or another
-/// pipeline's copy.
+/// The same and the remedy where that may be somebody else's: a table without a receipt, or a copy of
+/// another source.
 #[must_use]
 pub fn replaces_anothers(
     situation: &Situation,
@@ -159,10 +169,15 @@ pub fn replaces_anothers(
         return Some((format!("{replaces} and no receipt"), hint));
     };
     let copied = &receipt.origin.source;
-    let anothers = receipt.pipeline != pipeline && !copied.may_be(&situation.origin.source);
+    let anothers = !copied.may_be(&situation.origin.source);
     anothers.then(|| {
         let from = copied.described();
-        let said = format!("{replaces}: the pipeline `{}` has copied {from}", receipt.pipeline);
+        let why = if receipt.pipeline == pipeline {
+            format!("the source is {} now and was {from}", situation.origin.source.described())
+        } else {
+            format!("the pipeline `{}` has copied {from}", receipt.pipeline)
+        };
+        let said = format!("{replaces}: {why}");
         (said, "give one of the two copies a \"destination_name\", or another DEST_SCHEMA")
     })
 }

@@ -4,7 +4,7 @@
 //! The old table cannot simply be emptied and filled: readers would wait for the whole load, and
 //! one with an older snapshot would see nothing. So a new table takes its name.
 
-use super::{Qualified, identifier, literal};
+use super::{Qualified, identifier, identifiers, literal};
 use crate::table::DELETED_AT;
 use crate::table::dependent::{
     Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Sequence, Trigger, Tuned, View,
@@ -117,19 +117,27 @@ pub fn replace(
 }
 
 /// One row where a new copy lacks more than so many percent of a table's rows, and the table has at
-/// least so many: what a person should know of it. Marked rows are not counted.
+/// least so many: what a person should know of it. Marked rows are not counted, and of rows of the table that
+/// share their unique columns, which may be `shared`, one is.
 #[must_use]
 pub fn shrinks(
     table: &Qualified,
     new: &Qualified,
     (percent, at_least): (u8, u64),
     marked: bool,
+    shared: &[String],
 ) -> String {
     let unmarked =
         if marked { format!(" WHERE {} IS NULL", identifier(DELETED_AT)) } else { String::new() };
+    let present = match identifiers(shared.iter().map(String::as_str)) {
+        none if none.is_empty() => format!("SELECT count(*) FROM {table}{unmarked}"),
+        shared => format!(
+            "SELECT count(*) FROM (SELECT DISTINCT {shared} FROM {table}{unmarked}) AS keys"
+        ),
+    };
     format!(
         "SELECT 'it has ' || fresh.rows || ' rows, and the table has ' || present.rows\n\
-         FROM (SELECT count(*) FROM {table}{unmarked}) AS present (rows), \
+         FROM ({present}) AS present (rows), \
          (SELECT count(*) FROM {new}) AS fresh (rows)\n\
          WHERE present.rows >= {at_least} \
          AND (present.rows - fresh.rows) * 100 > present.rows * {percent}"

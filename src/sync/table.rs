@@ -14,12 +14,13 @@ use crate::facts::Facts;
 use crate::fault::{Fault, planted};
 use crate::pg_dump::Installed;
 use crate::plan::{
-    self, Decision, Depth, Evolution, Expected, First, Merge, Plan, Reconciliation, Since,
-    Situation, SyncType,
+    self, Decision, Depth, Evolution, Expected, First, Merge, Plan, Reconciliation, Remembered,
+    Since, Situation, SyncType,
 };
 use crate::progress::Progress as Bar;
 use crate::receipt::{Progress, Receipt, VERSION, Watch};
 use crate::report::{Log, TableReport};
+use crate::sql::copy::Selection;
 use crate::sql::session::Patience;
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
@@ -63,13 +64,13 @@ impl TableSync<'_> {
         }
         crash::at("planned");
         let (facts, rows) = match self.apply(&plan, &receipt, &found, report) {
-            Err(error) if plan.heals_by_copying(&error) => {
+            Err(error) if plan.heals_by_copying(&error) && self.keys_are_shared(&situation)? => {
                 // The snapshot may have ended, and the table have been altered since.
                 let facts = self.facts()?;
                 let situation = facts.situation(self.rule, self.table, self.request.verify);
                 let reason = "rows at the destination share their unique columns".to_owned();
                 let sync_type = SyncType::Initial;
-                let decision = Decision::Copy { sync_type, reason, unasked: false };
+                let decision = Decision::Copy { sync_type, reason, unasked: true };
                 let (plan, receipt) = self.plan(&situation, decision, &found)?;
                 let rows = self.apply(&plan, &receipt, &found, report)?;
                 (facts, rows)
@@ -82,6 +83,19 @@ impl TableSync<'_> {
         Ok(rows)
     }
 
+    /// Whether rows at the destination share their unique columns.
+    fn keys_are_shared(&mut self, situation: &Situation) -> Result<bool> {
+        let rows = Selection {
+            table: self.table.clone(),
+            columns: Vec::new(),
+            filter: None,
+            condition: None,
+        };
+        let question = rows.shared_key(&situation.shape.unique_columns);
+        let shared = self.destination.rows("look for rows with one key", &question)?;
+        Ok(!shared.is_empty())
+    }
+
     /// Opens the source's snapshot, and reads what the table is like in it and at the destination.
     pub(super) fn facts(&mut self) -> Result<Facts> {
         let name = Qualified::new(&self.pipeline.source.schema, &self.rule.name);
@@ -91,14 +105,7 @@ impl TableSync<'_> {
 
     /// Works out what a sync has to do. Nothing is written, on either side or here.
     pub(super) fn prepare(&mut self, situation: &Situation) -> Result<Prepared> {
-        let found = state::remember(
-            &self.pipeline.directory,
-            self.table,
-            situation.destination,
-            situation.shape.key.as_ref(),
-            self.rule.keeps_every_row(),
-            self.destination,
-        )?;
+        let found = state::remember(&self.pipeline.directory, situation, self.destination)?;
         let decision = plan::decide(situation, &found.remembered, self.request.full_refresh)?;
         let (plan, receipt) = self.plan(situation, decision, &found)?;
         Ok(Prepared { found, plan, receipt })
@@ -204,7 +211,11 @@ impl TableSync<'_> {
                     known,
                     holding_null,
                 };
-                Ok((plan::incremental(situation, merge), receipt))
+                let mut plan = plan::incremental(situation, merge);
+                if let Remembered::Predecessor { greatest_key } = &found.remembered {
+                    plan.warnings.push(plan::taken_over(greatest_key));
+                }
+                Ok((plan, receipt))
             }
             Decision::Copy { sync_type, reason, unasked } => {
                 let (now, watch) = (self.now_if_spaced_out(), self.watch(situation.source)?);
@@ -481,12 +492,15 @@ pub(super) fn next_receipt(
         after.began.map(at)
     };
     let mut storage = source.storage.clone();
-    if situation.shape.key.is_some() && before.storage.is_some() {
+    // Who has copied the rows up to the watermark did not wait for transactions that were at work.
+    let taken_over = before.storage.is_none() && before.watermark.start.is_some();
+    if situation.shape.key.is_some() && (before.storage.is_some() || taken_over) {
         let safe = after.marks.are_safe(server, after.written_in);
         let moved = plan::moved(before, source, &position);
         let again = plan::again(before, source);
         for part in &mut storage {
-            part.again = moved.contains(&part.oid) || !safe && again.contains(&part.oid);
+            part.again =
+                taken_over || moved.contains(&part.oid) || !safe && again.contains(&part.oid);
         }
     }
     Receipt {

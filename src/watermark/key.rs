@@ -150,6 +150,15 @@ impl Key {
         Some(copy::beyond(table, &self.column, limit))
     }
 
+    /// Whether there is a key that shows that keys do not grow: a uuid that begins with no time. One row, one
+    /// boolean. None where no value could show that.
+    #[must_use]
+    pub fn random(&self, table: &Qualified) -> Option<String> {
+        let limit = (self.key_type == KeyType::Uuid).then(|| self.key_type.limit()).flatten()?;
+        let grows = format!("({limit} OR substring({{key}}::text, 15, 1) = '7')");
+        Some(copy::beyond(table, &self.column, &grows))
+    }
+
     /// Whether so little lies below the watermark that subtracting the lookback might leave the
     /// type's range, which is an error. All rows are read then.
     #[must_use]

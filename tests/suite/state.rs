@@ -147,12 +147,67 @@ fn the_predecessors_tables_are_taken_over_without_a_new_copy() {
     let run = case.sync();
     run.says("incremental sync: taken over from the predecessor at 8").says("2 rows");
     run.says("what the predecessor has missed below 8 is not read again: run");
+    // It is taken over once.
+    fs::remove_file(case.path().join(FILE)).expect("a file");
+    case.at_destination("CREATE TABLE receipts AS TABLE _sync_state; DELETE FROM _sync_state");
+    case.run(&["plan"]).expect(0).says("there is no receipt at the destination");
+    case.at_destination("INSERT INTO _sync_state SELECT * FROM receipts; DROP TABLE receipts");
     case.assert_equal("public.orders");
     case.at_source("UPDATE orders SET note = 'changed', at = 11 WHERE id = 1");
     case.sync().says("incremental sync: from 10").says("1 row ");
     case.assert_equal("public.orders");
     assert_eq!(case.read("sync-state/orders.txt"), "2024-01-01T00:00:00.000Z");
     case.assert_nothing_left();
+}
+
+/// What the Node.js script has left of a table: eight rows of ten, and a table to stage rows in.
+const PREDECESSORS: &str = "
+    CREATE TABLE orders (id int NOT NULL, note text, at int);
+    INSERT INTO orders SELECT n, 'note', n FROM generate_series(1, 8) n;
+    CREATE TABLE orders_stg (LIKE orders)";
+
+#[test]
+fn a_transaction_that_was_open_when_the_predecessors_table_was_taken_over_is_not_lost() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = Case::on(&servers, ORDERS, &json!([by("orders", "at")]));
+    case.at_destination(PREDECESSORS);
+    case.write("sync-state/orders.txt", "8");
+    let mut open = case.another_source();
+    open.batch_execute("BEGIN; INSERT INTO orders VALUES (0, 'late', 2)").expect("a row");
+    case.sync().says("taken over from the predecessor at 8");
+    case.sync();
+    open.batch_execute("COMMIT").expect("an end");
+    case.sync().says("1 row ");
+    case.assert_equal("public.orders");
+    let receipts = "SELECT concat(xmin, receipt) FROM _sync_state";
+    case.sync();
+    let settled = case.ask(receipts);
+    case.sync();
+    assert_eq!(case.ask(receipts), settled);
+    servers.stop();
+}
+
+#[test]
+fn a_table_that_the_predecessor_cannot_have_copied_as_the_rule_says_is_copied_again() {
+    let late = "there is no receipt at the destination";
+    let renamed = json!({"destination_name": "bestellungen"});
+    let cases = [
+        (PREDECESSORS.to_owned(), with(by("orders", "at"), &json!({"where": "id > 4"})), late),
+        (PREDECESSORS.replace("orders", "bestellungen"), with(by("orders", "at"), &renamed), late),
+        (PREDECESSORS.replace("at int", "at text"), by("orders", "at"), "column `at` is text"),
+        (PREDECESSORS.replace("at int", "day int"), by("orders", "at"), "has no column `at` with"),
+    ];
+    for (there, rule, why) in cases {
+        let mut case = Case::new(ORDERS, &json!([rule]));
+        case.at_destination(&there);
+        case.write("sync-state/orders.txt", "8");
+        case.write("sync-state/bestellungen.txt", "8");
+        let run = case.sync();
+        run.says("initial sync: ").says(why);
+        assert!(!run.stdout.contains("missed"), "{rule}: {}", run.stdout);
+        case.run(&["verify"]).expect(0);
+    }
 }
 
 #[test]
@@ -167,6 +222,39 @@ fn doubled_rows_of_the_predecessor_are_healed_by_a_new_copy() {
     case.sync().says("initial sync: rows at the destination share their unique columns");
     case.assert_equal("public.orders");
     case.assert_nothing_left();
+}
+
+/// Its source has been pruned since, and `deletes` is `keep`.
+#[test]
+fn no_kept_rows_are_lost_to_a_copy_that_heals_doubled_ones_or_looks_as_if_it_did() {
+    let archive = |row: &str| {
+        let mut case = Case::new(
+            "CREATE TABLE t (id int PRIMARY KEY, email text, at int);
+             INSERT INTO t SELECT n, 'mail ' || n, n FROM generate_series(901, 1000) n",
+            &json!([by("t", "at")]),
+        );
+        case.at_destination(&format!(
+            "CREATE TABLE t (id int NOT NULL, email text UNIQUE, at int);
+             INSERT INTO t SELECT n, 'mail ' || n, n FROM generate_series(1, 1000) n; {row};
+             CREATE TABLE t_stg (id int, email text, at int)"
+        ));
+        case.write("sync-state/t.txt", "whatever");
+        case
+    };
+    let mut doubled = archive("INSERT INTO t VALUES (950, NULL, 950)");
+    doubled.sync_fails(1).says("it has 100 rows, and the table has 1000");
+    assert_eq!(doubled.ask("SELECT count(*) FROM t"), ["1001"]);
+    doubled.run(&["sync", "--full-refresh"]).expect(0);
+    doubled.assert_equal("public.t");
+    // What is doubled twice over leaves enough.
+    let mut twice =
+        archive("DELETE FROM t WHERE id < 901; INSERT INTO t SELECT id, NULL, at FROM t");
+    twice.sync().says("initial sync: rows at the destination share their unique columns");
+    twice.assert_equal("public.t");
+    let mut another = archive("SELECT 1");
+    another.at_source("INSERT INTO t VALUES (1001, 'mail 1', 1001)");
+    another.sync_fails(1).says("t_email_key");
+    assert_eq!(another.ask("SELECT count(*) FROM t"), ["1000"]);
 }
 
 #[test]
