@@ -208,9 +208,10 @@ fn no_shrinking(situation: &Situation, new: &Qualified) -> Option<Step> {
     let there = situation.destination.filter(|_| percent < 100)?;
     let marked = there.columns.iter().any(|column| column.name == DELETED_AT);
     let purpose = format!("replace `{}` by a new copy that is so much smaller", table.plain());
-    let unique =
-        there.unique_indexes.iter().any(|index| index.covers(&situation.shape.unique_columns));
-    let shared = if unique { &[][..] } else { &situation.shape.unique_columns };
+    let keys = &situation.shape.unique_columns;
+    let unique = there.unique_indexes.iter().any(|index| index.covers(keys));
+    let known = keys.iter().all(|key| there.columns.iter().any(|column| column.name == *key));
+    let shared = if known && !unique { keys } else { &[][..] };
     let asked = swap::shrinks(table, new, (percent, GUARDED_ROWS), marked, shared);
     // The present table is not kept from others until the copy is done.
     let sql = [session::SAVEPOINT, &asked, session::ROLLBACK_TO_SAVEPOINT].join(";\n");

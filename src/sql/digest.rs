@@ -27,10 +27,13 @@ const STAGED_DIGESTS: &str = "pg_temp.source_digests";
 const DIFFERENCES: &str = "pg_temp.differences";
 
 /// Settings of a transaction that digests: memory for a hash of all buckets, and no more than the
-/// usual number of workers, but without the fear that their few bytes a row cost much.
+/// usual number of workers, but without the fear that their few bytes a row cost much. A worker sends text
+/// in the encoding of its database, whatever the session's is, so there are none where that is another.
 pub const SETTINGS: &str = "\
 SELECT set_config('work_mem', '64MB', true) FROM pg_settings
 WHERE name = 'work_mem' AND setting::bigint < 65536;
+SELECT set_config('max_parallel_workers_per_gather', '0', true)
+WHERE current_setting('server_encoding') <> 'UTF8';
 SET LOCAL parallel_tuple_cost = 0.001";
 
 impl Digest {

@@ -249,6 +249,33 @@ fn rows_are_compared_by_their_text_whatever_the_encodings() {
     case.run(&["verify"]).expect(0);
 }
 
+/// A parallel worker sends text in the encoding of its database.
+#[test]
+fn no_rows_are_removed_where_workers_digest_text_of_another_encoding() {
+    let mut case = shop();
+    let latin = "CREATE DATABASE latin_workers ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    case.source_at("postgres").batch_execute(latin).expect("a database");
+    let mut source = case.source_at("latin_workers");
+    source
+        .batch_execute(
+            "CREATE TABLE words (id text PRIMARY KEY, at timestamptz DEFAULT now());
+             INSERT INTO words SELECT 'Müller ' || n FROM generate_series(1, 5000) n;
+             ANALYZE words; GRANT SELECT ON words TO reader;
+             ALTER DATABASE latin_workers SET min_parallel_table_scan_size = 0;
+             ALTER DATABASE latin_workers SET parallel_setup_cost = 0;
+             ALTER DATABASE latin_workers SET parallel_leader_participation = off;",
+        )
+        .expect("a table");
+    case.set("SOURCE_DB", "latin_workers");
+    let rule = json!({"name": "words", "replication_key": "at", "deletes": "remove", "max_delete_percent": 100});
+    case.write_tables(&json!([rule]));
+    case.sync();
+    source.batch_execute("DELETE FROM words WHERE id = 'Müller 7'").expect("a deletion");
+    case.sync().says("0 rows, 1 deleted");
+    assert_eq!(case.ask("SELECT count(*) FROM words"), ["4999"]);
+    case.run(&["sync", "--verify"]).expect(0);
+}
+
 #[test]
 fn a_signal_ends_a_comparison_at_once_and_leaves_nothing() {
     let setup = "CREATE TABLE numbers (id int PRIMARY KEY); INSERT INTO numbers VALUES (1);
