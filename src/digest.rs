@@ -165,6 +165,13 @@ pub fn expression(values: &[String]) -> String {
     format!("hash_array_extended(ARRAY[int8send({sum})], 0)")
 }
 
+/// The same digest, which the server computes itself where conditions name it: a foreign server may know the
+/// columns by other types. Only what is immutable is sent there.
+#[must_use]
+pub fn computed_here(digest: &str) -> String {
+    format!("(CASE WHEN now() IS NOT NULL THEN {digest} END)")
+}
+
 /// The most buckets. Both lists of so many are held in memory: a few megabytes.
 const MOST_BUCKETS: u64 = 1 << 16;
 

@@ -198,7 +198,10 @@ pub fn compare(
         let values: Vec<String> = keys.map(|column| key_value(column, side, prefix)).collect();
         (digest::expression(&values), (depth == Depth::Rows).then_some(row))
     };
-    let (key, row) = digest(Side::Source, "");
+    let (mut key, row) = digest(Side::Source, "");
+    if situation.source.lacks_xmin().is_some() {
+        key = digest::computed_here(&key);
+    }
     let source = Digest {
         table: situation.source.name.clone(),
         alias: None,

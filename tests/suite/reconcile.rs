@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, with};
+use crate::support::case::{Case, ROLE_PASSWORD, with};
 
 const ORDERS: &str = "
     CREATE TABLE orders (id int, code text, note text, updated_at timestamptz, PRIMARY KEY (id, code));
@@ -128,6 +128,42 @@ fn a_value_that_changes_places_is_told_what_stands_in_its_way() {
     );
     case.sync();
     case.assert_equal("public.t");
+}
+
+/// It would compute the digests of what lies below the foreign columns' types.
+#[test]
+fn no_foreign_server_is_asked_which_rows_differ() {
+    let rule = |name: &str, more: &Value| {
+        with(json!({"name": name, "unique_cols": ["id"], "max_delete_percent": 100}), more)
+    };
+    let rules = json!([
+        rule("removed", &json!({"replication_key": "at", "deletes": "remove"})),
+        rule("compared", &json!({"mode": "diff"})),
+    ]);
+    let setup = "
+        CREATE SCHEMA far; GRANT USAGE ON SCHEMA far TO reader;
+        CREATE TABLE far.t (id timestamptz PRIMARY KEY, n int, at timestamptz DEFAULT now());
+        INSERT INTO far.t SELECT timestamptz '2026-01-01' + n * interval '1.2345678 s', n FROM generate_series(1, 2000) n;
+        GRANT SELECT ON far.t TO reader; CREATE EXTENSION postgres_fdw;";
+    let mut case = Case::new(setup, &rules);
+    case.at_source(&format!(
+        "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw
+           OPTIONS (host '127.0.0.1', port '{}', dbname '{}');
+         CREATE USER MAPPING FOR reader SERVER far OPTIONS (user 'reader', password '{ROLE_PASSWORD}');
+         CREATE FOREIGN TABLE removed (id timestamptz(3), n int, at timestamptz) SERVER far
+           OPTIONS (schema_name 'far', table_name 't');
+         CREATE FOREIGN TABLE compared (id timestamptz(3), n int, at timestamptz) SERVER far
+           OPTIONS (schema_name 'far', table_name 't')",
+        case.source_port(),
+        case.database,
+    ));
+    case.sync();
+    case.at_source("DELETE FROM far.t WHERE n IN (7, 700, 1700)");
+    case.sync().says("0 rows, 3 deleted");
+    for table in ["removed", "compared"] {
+        assert_eq!(case.ask(&format!("SELECT count(*) FROM {table}")), ["1997"], "{table}");
+    }
+    case.run(&["sync", "--verify"]).expect(0);
 }
 
 #[test]
