@@ -497,7 +497,9 @@ impl World {
             "SELECT 1 FROM {} WHERE receipt @? '$.storage[*] ? (@.again == true)'",
             self.qualified("_sync_state")
         );
-        if !judge::rows_if_there(&mut self.destination, &again).is_empty() {
+        let again = !judge::rows_if_there(&mut self.destination, &again).is_empty();
+        // So are a view's rows where the greatest key was in one that is gone.
+        if again || self.tables.iter().any(|table| table.view.is_some()) {
             self.sync(&["sync"])?;
         }
         let before = self.traces();
