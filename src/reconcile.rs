@@ -50,6 +50,7 @@ impl Application<'_> {
             differences: Differences::default(),
             unequal: 0,
             to_be_removed: 0,
+            only_here: 0,
             looked_into: None,
         };
         let buckets = if comparison.versions {
@@ -72,7 +73,8 @@ impl Application<'_> {
         let settled = comparison.settled.as_deref();
         let sql = comparison.destination.compare(&buckets, comparison.versions, settled);
         self.at_destination("compare the digests", &sql)?;
-        (compared.differences, [compared.unequal, compared.to_be_removed]) = self.count()?;
+        (compared.differences, [compared.unequal, compared.to_be_removed, compared.only_here]) =
+            self.count()?;
         compared.looked_into = Some(buckets);
         Ok(compared)
     }
@@ -118,15 +120,15 @@ impl Application<'_> {
         Ok(())
     }
 
-    fn count(&mut self) -> Result<(Differences, [u64; 2])> {
+    fn count(&mut self) -> Result<(Differences, [u64; 3])> {
         let rows = self.destination.rows("count the differences", &digest::count_differences())?;
         let number = |value: &Option<String>| value.as_ref()?.parse().ok();
         let counts: Option<Vec<u64>> =
             rows.first().and_then(|row| row.iter().map(number).collect());
         match counts.as_deref() {
-            Some(&[missing, extra, different, pending, unequal, to_be_removed]) => {
+            Some(&[missing, extra, different, pending, unequal, to_be_removed, only_here]) => {
                 let differences = Differences { missing, extra, different, pending };
-                Ok((differences, [unequal, to_be_removed]))
+                Ok((differences, [unequal, to_be_removed, only_here]))
             }
             _ => Err(Error::bug("the differences cannot be counted")),
         }
@@ -140,7 +142,10 @@ impl Application<'_> {
     ) -> Result<Mended> {
         let Reconciliation { comparison, mending } = reconciliation;
         let Differences { extra, .. } = compared.differences;
-        if let Some(error) = mending.stop(extra, compared.destination_rows.unwrap_or_default()) {
+        let rows = compared.destination_rows.unwrap_or_default();
+        // What has just been merged makes no room for more to be removed.
+        let rows = if extra > 0 { rows.saturating_sub(self.inserted(comparison)?) } else { rows };
+        if let Some(error) = mending.stop(extra, rows) {
             return Err(error);
         }
         let mut mended = Mended::default();
@@ -153,6 +158,13 @@ impl Application<'_> {
             mended.written = self.fetch(comparison, mending, buckets)?;
         }
         Ok(mended)
+    }
+
+    /// How many rows this transaction has inserted into the destination table.
+    fn inserted(&mut self, comparison: &Comparison) -> Result<u64> {
+        let question = digest::inserted(&comparison.destination.table);
+        let inserted = self.destination.value("count the new rows", &question)?;
+        Ok(inserted.and_then(|inserted| inserted.parse().ok()).unwrap_or_default())
     }
 
     fn remove(&mut self, comparison: &Comparison, mending: &Mending) -> Result<u64> {

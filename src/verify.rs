@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::apply::Application;
-use crate::config::{Deletes, Pipeline, Rule, Side};
+use crate::config::{Deletes, Mode, Pipeline, Rule, Side};
 use crate::connections::Connections;
 use crate::db::{Row, Session};
 use crate::error::{Error, Kind, Result, shell_quoted};
@@ -148,10 +148,12 @@ impl TableVerification<'_> {
         let now = self.source.server.position(source, None);
         let pending = plan::unseen(&receipt.progress, key, source, &now);
         let system_identifier = self.destination.server.system_identifier.as_deref();
-        let watch = receipt
-            .progress
-            .destination
-            .filter(|watch| plan::keeps_keys_equal(self.rule) && watch.is_of(system_identifier));
+        // A trigger may keep what a sync removes.
+        let removes = plan::keeps_keys_equal(self.rule)
+            && found.written_beside_it
+            && situation.destination.is_some_and(|there| !there.has_triggers);
+        let watch =
+            receipt.progress.destination.filter(|watch| removes && watch.is_of(system_identifier));
         let Some(watch) = watch else { return Ok((pending, None)) };
         let sql = digest::altered_since(self.table, &receipts, watch.xmin);
         let altered = self.destination.value("look for changes of others", &sql)?;
@@ -179,7 +181,9 @@ impl TableVerification<'_> {
         };
         let mut compared = application.compare(&comparison)?;
         let rows = compared.destination_rows.unwrap_or_default();
-        if crate::digest::exceeds(compared.to_be_removed, rows, self.rule.max_delete_percent) {
+        let limited = self.rule.mode != Mode::FullRefresh;
+        let percent = self.rule.max_delete_percent;
+        if limited && crate::digest::exceeds(compared.to_be_removed, rows, percent) {
             // The next sync will not remove so many: nobody may rely on it.
             comparison.settled = None;
             compared = application.compare(&comparison)?;

@@ -217,9 +217,17 @@ pub fn count_differences() -> String {
          coalesce(sum(at_source) FILTER (WHERE at_source = at_destination AND NOT pending), 0),\n  \
          coalesce(sum(greatest(at_source, at_destination)) FILTER (WHERE pending), 0),\n  \
          coalesce(sum(at_destination) FILTER (WHERE at_source <> at_destination AND NOT pending), 0),\n  \
-         coalesce(sum(at_destination) FILTER (WHERE at_source = 0 AND pending), 0)\n\
+         coalesce(sum(at_destination) FILTER (WHERE at_source = 0 AND pending), 0),\n  \
+         coalesce(sum(at_destination) FILTER (WHERE at_source = 0 AND NOT pending), 0)\n\
          FROM {DIFFERENCES}"
     )
+}
+
+/// How many rows this transaction has inserted into a table.
+#[must_use]
+pub fn inserted(table: &Qualified) -> String {
+    let name = literal(&table.to_string());
+    format!("SELECT pg_stat_get_xact_tuples_inserted({name}::regclass)")
 }
 
 /// The digests of keys whose rows are wanted from the source.

@@ -137,7 +137,7 @@ impl TableSync<'_> {
         let mut differences = compared.differences;
         if !plan::keeps_keys_equal(self.rule) {
             // They stay because the rule says so, for good or until it is time.
-            differences.extra = 0;
+            differences.extra -= compared.only_here.min(differences.extra);
         }
         if differences.is_wrong() {
             return Err(Error::table(format!(
@@ -176,7 +176,8 @@ impl TableSync<'_> {
                 let watch = self.watch(situation.source)?;
                 let key = situation.shape.key.as_ref();
                 let key = key.filter(|_| !evolution.is_some_and(Evolution::adds));
-                let since = self.since(situation, &progress, (key, &look))?;
+                let beside = found.written_beside_it;
+                let since = self.since(situation, &progress, beside, (key, &look))?;
                 let reconciliation = self.reconciliation(situation, &progress, since.is_some());
                 let reconciled_at = match &reconciliation {
                     Some(_) => self.now_if_spaced_out(),
@@ -259,12 +260,13 @@ impl TableSync<'_> {
     /// Which rows are read because they are newer than the last sync; none where all are compared.
     /// Without `key`, their transactions alone tell.
     ///
-    /// A diff that knows that nobody else has written to its destination since needs to look for
-    /// no difference but those that the source has made.
+    /// A diff that knows that nobody else has written to its destination since, which is stored as it was then,
+    /// needs to look for no difference but those that the source has made.
     fn since(
         &mut self,
         situation: &Situation,
         before: &Progress,
+        written_beside_it: bool,
         (key, look): (Option<&Key>, &Look),
     ) -> Result<Option<Since>> {
         let source = situation.source;
@@ -275,7 +277,8 @@ impl TableSync<'_> {
         }
         let system_identifier = self.destination.server.system_identifier.as_deref();
         let watched = before.destination.as_ref().filter(|watch| {
-            watch.is_of(system_identifier)
+            written_beside_it
+                && watch.is_of(system_identifier)
                 && plan::tells_what_is_newer(self.rule, source)
                 && since.condition.is_some()
         });

@@ -123,11 +123,18 @@ fn unchanged_rows_are_not_digested_where_nobody_else_writes_to_the_destination()
 #[test]
 fn nothing_that_happened_to_the_destination_goes_unnoticed() {
     let spoil = "UPDATE stock SET note = 'spoilt' WHERE id = 3";
-    let tricks: [&str; 4] = [
+    let tricks: [&str; 5] = [
         &format!("{spoil}; DELETE FROM _sync_state"),
         "ALTER TABLE stock DROP COLUMN note; ALTER TABLE stock ADD COLUMN note text",
         "CREATE TABLE other AS SELECT * FROM stock WHERE id <> 4; DROP TABLE stock; ALTER TABLE other RENAME TO stock",
         &format!("{spoil}; UPDATE _sync_state SET version = version"),
+        // As in a dump that was restored in one transaction.
+        &format!(
+            "{spoil}; CREATE TABLE restored (LIKE stock INCLUDING ALL); INSERT INTO restored SELECT * FROM stock;
+             DROP TABLE stock; ALTER TABLE restored RENAME TO stock;
+             CREATE TABLE receipts (LIKE _sync_state INCLUDING ALL); INSERT INTO receipts SELECT * FROM _sync_state;
+             DROP TABLE _sync_state; ALTER TABLE receipts RENAME TO _sync_state"
+        ),
     ];
     for trick in tricks {
         let mut case = stock(&json!({}));

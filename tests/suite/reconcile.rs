@@ -89,7 +89,7 @@ fn more_than_may_be_removed_stops_the_table_and_says_what_was_seen() {
         );
         let before = case.ask("SELECT orders::text FROM orders ORDER BY 1");
         let run = case.sync_fails(1);
-        run.says("600 of the destination's 1001 rows (59 %) would be")
+        run.says("600 of the destination's 1000 rows (60 %) would be")
             .says("max_delete_percent` is 50");
         run.says("look whether the source is complete");
         assert_eq!(case.ask("SELECT orders::text FROM orders ORDER BY 1"), before);
@@ -97,6 +97,18 @@ fn more_than_may_be_removed_stops_the_table_and_says_what_was_seen() {
         case.write_tables(&rule(&json!({"deletes": deletes, "max_delete_percent": 60})));
         case.sync().says("600 deleted");
     }
+}
+
+#[test]
+fn rows_that_have_just_come_make_no_room_for_more_to_be_removed() {
+    let mut case = orders(&json!({"deletes": "remove"}));
+    case.at_source(
+        "DELETE FROM orders; INSERT INTO orders SELECT n, 'new', 'note', now() FROM generate_series(5001, 6000) n",
+    );
+    case.sync_fails(1).says("1000 of the destination's 1000 rows (100 %) would be removed");
+    assert_eq!(case.ask("SELECT min(id) FROM orders"), ["1"]);
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    case.assert_equal("public.orders");
 }
 
 #[test]

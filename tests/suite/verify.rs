@@ -249,6 +249,38 @@ fn rows_are_compared_by_their_text_whatever_the_encodings() {
     case.run(&["verify"]).expect(0);
 }
 
+#[test]
+fn rows_that_a_trigger_keeps_from_being_removed_are_not_pending() {
+    let setup = "CREATE TABLE t (id int PRIMARY KEY, at int); INSERT INTO t SELECT n, n FROM generate_series(1, 9) n";
+    let rule = json!({"name": "t", "replication_key": "at", "deletes": "remove"});
+    let mut case = Case::new(setup, &json!([rule]));
+    case.sync();
+    case.at_destination(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER keep BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION keep()",
+    );
+    case.at_source("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (10, 10)");
+    case.sync();
+    case.at_source("INSERT INTO t VALUES (11, 11)");
+    case.sync();
+    case.run(&["verify"]).expect(1).says("1 extra");
+}
+
+#[test]
+fn an_enum_is_compared_by_its_labels_whatever_cast_a_user_has_made() {
+    let mut case = Case::new(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok');
+         CREATE FUNCTION told(mood) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'cast ' || enum_out($1)::text$$;
+         CREATE CAST (mood AS text) WITH FUNCTION told(mood) AS ASSIGNMENT;
+         CREATE TABLE t (id int PRIMARY KEY, m mood, at int); INSERT INTO t VALUES (1, 'sad', 1), (2, NULL, 2)",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    assert_eq!(case.ask("SELECT m FROM t WHERE id = 1"), ["sad"]);
+    case.run(&["sync", "--verify"]).expect(0);
+    case.run(&["verify"]).expect(0);
+}
+
 /// A parallel worker sends text in the encoding of its database.
 #[test]
 fn no_rows_are_removed_where_workers_digest_text_of_another_encoding() {
