@@ -559,7 +559,18 @@ impl Tables<'_> {
                 ),
             ));
         }
-        if let Some(lost) = dependents.beyond_us.first() {
+        let unwritable = |lost: &&String| {
+            lost.starts_with("generated column ") || lost.starts_with("identity, generated always")
+        };
+        if let Some(column) = dependents.beyond_us.iter().find(unwritable) {
+            let error = Error::table(format!(
+                "no sync can write the {column} of `{}` at the destination",
+                table.plain()
+            ));
+            let hint = "let it be a plain column: ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY, or \
+                        DROP EXPRESSION";
+            found.push(Finding::error(about(), error.hint(hint)));
+        } else if let Some(lost) = dependents.beyond_us.first() {
             found.push(Finding::warning(
                 about(),
                 &format!("a new copy of `{}` would lose the {lost}, and is refused", table.plain()),

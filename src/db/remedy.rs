@@ -78,6 +78,15 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
             "the destination is a standby, or only lets itself be read: point DEST_HOST at its primary"
                 .to_owned()
         }
+        ("428C9", Side::Destination) => {
+            "let it be a plain column: ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY, or DROP EXPRESSION"
+                .to_owned()
+        }
+        ("23503", Side::Destination) => {
+            "somebody made that foreign key at the destination, where tables arrive one by one: drop it, or \
+             put the table that it refers to first in tables-config.json"
+                .to_owned()
+        }
         ("55P03", _) => {
             format!("another session at the {side} holds a lock; sync again when it is done")
         }

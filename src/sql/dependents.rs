@@ -138,7 +138,8 @@ SELECT json_build_object(
           FROM view_depends v JOIN pg_type row ON row.typrelid = v.oid
           JOIN pg_type t ON t.oid IN (row.oid, row.typarray))
       UNION ALL
-      SELECT format('identity of column %I', a.attname) FROM pg_attribute a
+      SELECT format(CASE a.attidentity WHEN 'a' THEN 'identity, generated always, of column %I'
+                                       ELSE 'identity of column %I' END, a.attname) FROM pg_attribute a
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attidentity <> ''
       UNION ALL
       SELECT format('security label of provider %s', l.provider) FROM pg_seclabel l

@@ -182,6 +182,21 @@ fn a_table_that_this_tool_has_not_made_is_said_to_be_replaced() {
 }
 
 #[test]
+fn a_column_of_the_destination_that_nobody_may_write_is_an_error_with_its_remedy() {
+    let mut case =
+        Case::new("CREATE TABLE t (id int PRIMARY KEY, at int)", &json!([by("t", "at")]));
+    case.sync();
+    case.at_destination("ALTER TABLE t ALTER id ADD GENERATED ALWAYS AS IDENTITY");
+    case.at_source("INSERT INTO t VALUES (1, 1)");
+    let said = "no sync can write the identity, generated always, of column id of `public.t`";
+    says(&of(&check(&case, 1), "error"), said);
+    case.sync_fails(1).says("DROP IDENTITY, or DROP EXPRESSION");
+    case.at_destination("ALTER TABLE t ALTER id DROP IDENTITY");
+    check(&case, 0);
+    case.sync().says("1 row ");
+}
+
+#[test]
 fn a_copy_of_another_source_and_a_trigger_that_meddles_are_warned_of() {
     let mut case = Case::new(SHOP, &json!([by("orders", "updated_at")]));
     case.sync();
