@@ -197,7 +197,8 @@ impl Watermark {
         let start = newest_safe.map(|at| marks[at].key.clone()).or_else(|| self.start.clone());
         // The safe mark itself goes as all do that have the key the next sync starts from.
         let pending = marks.split_off(newest_safe.unwrap_or_default());
-        let pending = thinned(worthwhile(pending, start.as_deref()));
+        let pending = latest(worthwhile(pending, start.as_deref()), start.as_deref());
+        let pending = thinned(pending);
         Self { start, pending }
     }
 }
@@ -213,6 +214,19 @@ fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
         }
     }
     kept
+}
+
+/// Without marks that wait for the same transactions as the next one, which lets a sync start later. One
+/// that is a number below where the next sync starts tells that keys went back, and stays.
+fn latest(mut pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
+    let newer: Vec<BTreeSet<String>> =
+        pending.iter().skip(1).map(|mark| mark.in_flight.clone()).collect();
+    let mut newer = newer.into_iter();
+    pending.retain(|mark| {
+        let below = start.and_then(|start| compared(&mark.key, start)) == Some(Ordering::Less);
+        newer.next().is_none_or(|newer| newer != mark.in_flight) || below
+    });
+    pending
 }
 
 /// Few enough marks, the newer the denser, and the least of those that are numbers, which may tell that
@@ -307,12 +321,28 @@ mod tests {
     #[test]
     fn marks_behind_an_endless_transaction_stay_few() {
         let mut watermark = Watermark::default();
-        for key in 0..10_000 {
+        for key in 0..100 {
             watermark =
                 watermark.advance(Seen::Key(mark(&key.to_string(), &["1/1"])), &active(&["1/1"]));
+            assert_eq!(watermark.pending.len(), 1, "they wait for the same");
+        }
+        assert_eq!(watermark.advance(Seen::Nothing, &active(&[])).start.as_deref(), Some("99"));
+        // Each waits for one more than the one before.
+        let endless: Vec<String> = (0..300).map(|at| format!("1/{at}")).collect();
+        let endless: Vec<&str> = endless.iter().map(String::as_str).collect();
+        let mut watermark = Watermark::default();
+        for key in 0..endless.len() {
+            let waits_for = &endless[..=key];
+            watermark =
+                watermark.advance(Seen::Key(mark(&key.to_string(), waits_for)), &active(waits_for));
             assert!(watermark.pending.len() <= MOST_PENDING);
         }
-        assert_eq!(watermark.advance(Seen::Nothing, &active(&[])).start.as_deref(), Some("9999"));
+        assert!(watermark.pending.len() > MOST_PENDING / 2);
+        assert_eq!(watermark.advance(Seen::Nothing, &active(&[])).start.as_deref(), Some("299"));
+        // A number below where the next sync starts tells that keys went back.
+        let low = Watermark { start: Some("5".to_owned()), pending: vec![mark("3", &["1/1"])] };
+        let low = low.advance(Seen::Key(mark("7", &["1/1"])), &active(&["1/1"]));
+        assert_eq!(low.pending, [mark("3", &["1/1"]), mark("7", &["1/1"])]);
         let low = |at: usize| if at == 3 { mark("0", &["1/1"]) } else { mark("1", &["1/1"]) };
         assert_eq!(thinned((0..33).map(low).collect())[2], mark("0", &["1/1"]));
         let many = |count: usize| thinned(vec![mark("1", &["1/1"]); count]).len();

@@ -98,10 +98,12 @@ fn a_transaction_that_idles_holds_the_watermark_back_and_blocks_nothing() {
         assert!(took > Duration::from_secs(1) && took < Duration::from_secs(30), "{took:?}");
     }
     let there = receipt(&mut case);
+    // All marks wait for the same transaction, so the newest speaks for them.
     assert_eq!(
-        (there["watermark"].as_str(), there["pending_marks"].as_array().map(Vec::len)),
-        (Some("10"), Some(3))
+        (&there["watermark"], there["pending_marks"].as_array().map(Vec::len)),
+        (&json!("10"), Some(1))
     );
+    assert_eq!(there["pending_marks"][0]["key"], "13");
     idle.batch_execute("COMMIT").expect("an end");
     case.at_source("INSERT INTO events VALUES (103)");
     case.write_tables(&json!([{"name": "events", "replication_key": "number", "settle": "2m"}]));
