@@ -166,6 +166,13 @@ pub fn empty_parts(session: &mut Session, tables: &[u32]) -> Result<Vec<u32>> {
     documents(session, "look for empty parts", &catalog::empty_parts(tables))
 }
 
+/// The conditions that all rows of some partitions meet, and no others.
+pub fn bounds(session: &mut Session, partitions: &[u32]) -> Result<BTreeMap<u32, String>> {
+    let found: Vec<(u32, String)> =
+        documents(session, "look at the bounds of partitions", &catalog::bounds(partitions))?;
+    Ok(found.into_iter().collect())
+}
+
 /// The transactions in flight at the source.
 pub fn activity(session: &mut Session) -> Result<Activity> {
     let question = sql::activity::in_flight(READER);

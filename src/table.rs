@@ -2,6 +2,8 @@
 
 pub mod dependent;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::sql::Qualified;
@@ -83,6 +85,10 @@ pub struct SourceTable {
     pub readable: bool,
     /// Where its rows are stored: itself, or its partitions and children.
     pub storage: Vec<Storage>,
+    /// The conditions that the rows of some of its partitions meet, and no others of its rows, where they were
+    /// asked for.
+    #[serde(skip)]
+    pub bounds: BTreeMap<u32, String>,
     /// How much room it takes, by the server's statistics; 0 where there are none.
     pub estimated_bytes: u64,
     /// How many rows it has, by the same.
@@ -333,6 +339,7 @@ impl SourceTable {
             in_extension: false,
             readable: true,
             storage: Vec::new(),
+            bounds: BTreeMap::new(),
             estimated_bytes: 0,
             estimated_rows: 0,
             has_foreign_parts: false,

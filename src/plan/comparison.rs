@@ -114,6 +114,7 @@ impl Mending {
                 columns: Vec::new(),
                 filter: None,
                 condition: None,
+                apart: None,
             },
             format: Format::Text,
             staging: Qualified::new("s", "t_stg"),

@@ -54,7 +54,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
     // The snapshot ends as soon as the source has nothing more to say in it.
     let end = situation.end_of_snapshot();
     let (early, late) = if reconciliation.is_none() { (end, None) } else { (None, end) };
-    let load = since.map(|since| newer_rows(situation, since, early));
+    let load = since.as_ref().map(|since| newer_rows(situation, since, early));
     let merged = load.as_ref().map_or_else(Vec::new, |_| merge_and_empty(situation));
     let (of_each_part, after) =
         if merges_in_parts(situation) { (merged, Vec::new()) } else { (Vec::new(), merged) };
@@ -79,9 +79,9 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
 }
 
 /// The way of the rows that changed.
-fn newer_rows(situation: &Situation, since: Since, end_of_snapshot: Option<Step>) -> Load {
+fn newer_rows(situation: &Situation, since: &Since, end_of_snapshot: Option<Step>) -> Load {
     let shape = situation.shape;
-    let selection = shape.selection(situation.rule, situation.source, since.condition);
+    let selection = since.selection(situation);
     let staging = situation.staging_name();
     let mut last: Vec<Step> = situation.undisturbed().into_iter().collect();
     if !shape.unique_at_source {
@@ -367,7 +367,7 @@ mod tests {
         let merged = |setting: &Setting, destination_version| {
             let situation = Situation { destination_version, ..setting.situation() };
             let end = situation.end_of_snapshot();
-            let load = newer_rows(&situation, Since::default(), end);
+            let load = newer_rows(&situation, &Since::default(), end);
             let steps = merge_and_empty(&situation);
             let into = load.into;
             assert!(

@@ -1,9 +1,10 @@
 //! Which rows a merge reads: what changed since the last sync, and nothing that could be left out.
 
+use super::Situation;
 use crate::config::Rule;
 use crate::fault::{Fault, planted};
 use crate::receipt::Progress;
-use crate::sql::copy::or_in_tables;
+use crate::sql::copy::{Selection, in_tables, or_in_tables};
 use crate::table::{SourceTable, Storage};
 use crate::watermark::Seen;
 use crate::watermark::key::Key;
@@ -14,12 +15,24 @@ use crate::watermark::overlap::{self, Position};
 pub struct Since {
     /// No condition: all rows are read.
     pub condition: Option<String>,
+    /// The condition on those of other parts, which are read beside them, if there are any.
+    pub apart: Option<String>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
     /// For the log.
     pub notes: Vec<String>,
     /// For the log with `-v`: why unchanged rows of the overlap travel again, if they do.
     pub details: Vec<String>,
+}
+
+impl Since {
+    /// The rows that are read.
+    #[must_use]
+    pub fn selection(&self, situation: &Situation) -> Selection {
+        let (condition, apart) = (self.condition.clone(), self.apart.clone());
+        let rows = situation.shape.selection(situation.rule, situation.source, condition);
+        Selection { apart, ..rows }
+    }
 }
 
 /// Works out which rows to read after a sync that left `before`. `seen` are the greatest keys when the run
@@ -49,10 +62,15 @@ pub fn since(
         None => overlap::condition(before.position.as_ref(), now, source.snapshot.xmax),
     };
     let again = again(before, source);
+    let mut apart = Vec::new();
     let from = match (&recent, from) {
-        (Ok(_), Some(from)) if !again.is_empty() => {
-            Some(format!("({})", or_in_tables(&from, &again)))
-        }
+        (Ok(recent), Some(from)) if !again.is_empty() => match rows_of(&again, source) {
+            Some(rows) => {
+                apart.push(format!("{rows} AND {recent}"));
+                Some(from)
+            }
+            None => Some(format!("({})", or_in_tables(&from, &again))),
+        },
         (Err(_), from) => {
             moved.extend(&again);
             from
@@ -96,14 +114,25 @@ pub fn since(
         ));
         condition = format!("({condition}) OR ({back})");
     }
-    since.condition = Some(if moved.is_empty() {
-        condition
-    } else {
+    if !moved.is_empty() {
         let parts = if moved.len() == 1 { "one part of it is" } else { "parts of it are" };
         since.notes.push(format!("{parts} new or rewritten since, and read whole"));
-        or_in_tables(&condition, &moved)
-    });
+        match rows_of(&moved, source) {
+            Some(rows) => apart.push(rows),
+            None => condition = or_in_tables(&condition, &moved),
+        }
+    }
+    since.condition = Some(condition);
+    since.apart = (!apart.is_empty()).then(|| apart.join(" OR "));
     since
+}
+
+/// The condition on the rows of some partitions by which the planner leaves others alone; none where the
+/// bounds of one are not known.
+fn rows_of(partitions: &[u32], source: &SourceTable) -> Option<String> {
+    let bounds: Option<Vec<&str>> =
+        partitions.iter().map(|oid| source.bounds.get(oid).map(String::as_str)).collect();
+    Some(format!("{} AND ({})", in_tables(partitions), bounds?.join(" OR ")))
 }
 
 /// The condition on rows that were written since the watermark stands where it does; none where nothing
@@ -316,6 +345,26 @@ mod tests {
         assert_eq!(found.condition, Some(format!("({from}) OR tableoid IN (2)")));
         let pending = unseen(&old, Some(&key()), &source(&PARTS), &position(None)).unwrap();
         assert_eq!(pending, format!("(({from}) OR tableoid IN (2)) AND {NEWER}"));
+    }
+
+    #[test]
+    fn partitions_whose_bounds_are_known_are_read_apart() {
+        let key = key();
+        let bounds = |oids: &[u32]| oids.iter().map(|&oid| (oid, format!("bound {oid}"))).collect();
+        let read = |before: &Progress, known: &[u32]| {
+            let source = SourceTable { bounds: bounds(known), ..source(&PARTS) };
+            let since = since(before, (Some(&key), Seen::Key(vec!["9"])), &source, &position(None));
+            (since.condition.unwrap_or_default(), since.apart)
+        };
+        let usual = format!("(\"at\" >= '7'::integer - 3 OR \"at\" IS NULL) AND {RECENT}");
+        let new = before(Some("7"), &PARTS[..1]);
+        let apart = Some("tableoid IN (2) AND (bound 2)".to_owned());
+        assert_eq!(read(&new, &[2]), (usual.clone(), apart));
+        assert_eq!(read(&new, &[1]), (format!("({usual}) OR tableoid IN (2)"), None));
+        let again = Storage { again: true, ..PARTS[1] };
+        let again = before(Some("7"), &[PARTS[0], again]);
+        let apart = Some(format!("tableoid IN (2) AND (bound 2) AND {RECENT}"));
+        assert_eq!(read(&again, &[2]), (usual, apart));
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Shape {
             columns: self.selected.clone(),
             filter: rule.filter.clone(),
             condition,
+            apart: None,
         }
     }
 

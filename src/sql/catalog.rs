@@ -341,6 +341,18 @@ pub fn empty_parts(tables: &[u32]) -> String {
     )
 }
 
+/// The conditions that all rows of some partitions meet, at all levels, and no others: an identifier and SQL a
+/// row. Those of hash partitions are none by which a planner could leave others alone.
+#[must_use]
+pub fn bounds(partitions: &[u32]) -> String {
+    format!(
+        "SELECT json_build_array(c.oid::bigint, pg_get_partition_constraintdef(c.oid)) FROM pg_class c \
+         WHERE c.oid = ANY ({}) AND c.relispartition \
+         AND pg_get_partition_constraintdef(c.oid) NOT LIKE '%satisfies_hash_partition(%'",
+        oids(partitions)
+    )
+}
+
 /// The columns that tables, or tables that inherit from them at any depth, let hold NULL. One row a
 /// table that has some.
 #[must_use]

@@ -23,6 +23,9 @@ pub struct Selection {
     pub filter: Option<String>,
     /// A condition of ours, such as the one on the replication key.
     pub condition: Option<String>,
+    /// Another, for rows that are read beside those. In one query with the first, it would have the planner
+    /// read all partitions whole, although it concerns a few.
+    pub apart: Option<String>,
 }
 
 /// A column on its way.
@@ -46,14 +49,22 @@ impl Selection {
                 None => identifier(&column.name),
             })
             .collect();
-        format!("SELECT {} FROM {}{}", columns.join(", "), self.table, self.conditions())
+        self.reading(&columns.join(", "))
     }
 
-    fn conditions(&self) -> String {
+    fn reading(&self, what: &str) -> String {
+        let condition = self.condition.as_ref().map(|condition| format!("({condition})"));
+        let query = |conditions: String| format!("SELECT {what} FROM {}{conditions}", self.table);
+        let rows = query(self.conditions(condition.as_ref()));
+        let Some((apart, condition)) = self.apart.as_ref().zip(condition) else { return rows };
+        let apart = format!("({apart}) AND {condition} IS NOT TRUE");
+        format!("{rows} UNION ALL {}", query(self.conditions(Some(&apart))))
+    }
+
+    fn conditions(&self, ours: Option<&String>) -> String {
         // The line end keeps a comment at the end of the user's text from swallowing the bracket.
         let filter = self.filter.as_ref().map(|filter| format!("({filter}\n)"));
-        let condition = self.condition.as_ref().map(|condition| format!("({condition})"));
-        let all: Vec<String> = filter.into_iter().chain(condition).collect();
+        let all: Vec<String> = filter.into_iter().chain(ours.cloned()).collect();
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
@@ -70,9 +81,8 @@ impl Selection {
     #[must_use]
     pub fn any(&self) -> String {
         format!(
-            "WITH found AS MATERIALIZED (SELECT FROM {}{}) SELECT EXISTS (SELECT FROM found)",
-            self.table,
-            self.conditions()
+            "WITH found AS MATERIALIZED ({}) SELECT EXISTS (SELECT FROM found)",
+            self.reading("1")
         )
     }
 
@@ -88,8 +98,10 @@ impl Selection {
     pub fn shared_key(&self, unique_columns: &[String]) -> String {
         let keys = identifiers(unique_columns.iter().map(String::as_str));
         let filter = self.filter.as_ref().map(|filter| format!(" WHERE ({filter}\n)"));
-        let concerns_us =
-            self.condition.as_ref().map(|condition| format!(" AND bool_or(({condition}) IS TRUE)"));
+        let concerns_us = self.condition.as_ref().map(|condition| match &self.apart {
+            None => format!(" AND bool_or(({condition}) IS TRUE)"),
+            Some(apart) => format!(" AND bool_or(({condition}) IS TRUE OR ({apart}) IS TRUE)"),
+        });
         format!(
             "SELECT ROW({keys})::text, count(*) FROM {}{} GROUP BY {keys} HAVING count(*) > 1{} LIMIT 1",
             self.table,
@@ -138,8 +150,14 @@ pub fn from_key(column: &str, bound: &str) -> String {
 /// Rows that a condition finds, or that lie in one of these tables, whatever the condition says.
 #[must_use]
 pub fn or_in_tables(condition: &str, oids: &[u32]) -> String {
+    format!("({condition}) OR {}", in_tables(oids))
+}
+
+/// Rows that lie in one of these tables.
+#[must_use]
+pub fn in_tables(oids: &[u32]) -> String {
     let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
-    format!("({condition}) OR tableoid IN ({})", oids.join(", "))
+    format!("tableoid IN ({})", oids.join(", "))
 }
 
 /// The greatest key as text, at most one row. `limit` is an SQL condition on `{key}` that keeps
@@ -228,6 +246,7 @@ mod tests {
             ],
             filter: Some("a > 1 -- all".to_owned()),
             condition: None,
+            apart: None,
         };
         let query = "SELECT \"id\", \"x\"::text[] FROM \"s\".\"t\" WHERE (a > 1 -- all\n)";
         assert_eq!(rows.query(), query);
@@ -240,5 +259,10 @@ mod tests {
             "{}",
             rows.any()
         );
+        rows.apart = Some("c OR d".to_owned());
+        let both = format!("{query} AND (b) UNION ALL {query} AND (c OR d) AND (b) IS NOT TRUE");
+        assert_eq!(rows.query(), both);
+        let shared = rows.shared_key(&["id".to_owned()]);
+        assert!(shared.contains("AND bool_or((b) IS TRUE OR (c OR d) IS TRUE)"), "{shared}");
     }
 }

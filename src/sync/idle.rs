@@ -191,14 +191,15 @@ fn question<'a>(
     }
     let look = Look { mark: mark.map(str::to_owned), now: None };
     let since = plan::since(&progress, (key, look.keys()), situation.source, &position);
-    if (key.is_none() || since.condition.is_none()) && !small {
+    // What is read whatever the keys are is found by its partition's bounds in the table's own turn.
+    let again = !plan::again(&progress, situation.source).is_empty();
+    if (key.is_none() || since.condition.is_none() || again) && !small {
         return None;
     }
-    let condition = since.condition.clone();
+    let selection = since.selection(&situation);
     let after = After { marks, began: Some(situation.source), written_in, look: &look };
     let next = next_receipt(&pipeline.name, &situation, &progress, source, &after);
     let known = receipt.origin == next.origin && progress.serves_as_well_as(&next.progress);
-    let selection = situation.shape.selection(rule, situation.source, condition);
     let merge = Merge {
         reason,
         since: Some(since),

@@ -24,7 +24,7 @@ use crate::sql::copy::Selection;
 use crate::sql::session::Patience;
 use crate::sql::{Qualified, digest, session};
 use crate::state::{self, Found};
-use crate::table::SourceTable;
+use crate::table::{Kind, SourceTable};
 use crate::watermark::Seen;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::Position;
@@ -43,6 +43,9 @@ pub(super) struct TableSync<'a> {
     pub(super) source: &'a mut Session,
     pub(super) destination: &'a mut Session,
 }
+
+/// The most partitions that are read by their bounds: conditions are to stay short.
+const MOST_APART: usize = 100;
 
 /// What a sync has to do.
 pub(super) struct Prepared {
@@ -90,6 +93,7 @@ impl TableSync<'_> {
             columns: Vec::new(),
             filter: None,
             condition: None,
+            apart: None,
         };
         let question = rows.shared_key(&situation.shape.unique_columns);
         let shared = self.destination.rows("look for rows with one key", &question)?;
@@ -309,7 +313,8 @@ impl TableSync<'_> {
     }
 
     /// The source table without those of its parts, new or rewritten since, that hold nothing yet: they are
-    /// new once they hold something, whatever its key is.
+    /// new once they hold something, whatever its key is. With the bounds of partitions that are to be read
+    /// whatever the keys are.
     fn filled(&mut self, situation: &Situation, before: &Progress) -> Result<SourceTable> {
         let mut source = situation.source.clone();
         let now = self.source.server.position(&source, None);
@@ -322,6 +327,11 @@ impl TableSync<'_> {
         if situation.shape.key.is_some() && !new.is_empty() {
             let empty = catalog::empty_parts(self.source, &new)?;
             source.storage.retain(|part| !empty.contains(&part.oid));
+        }
+        let mut apart = plan::again(before, &source);
+        apart.extend(new);
+        if !apart.is_empty() && apart.len() <= MOST_APART && source.kind == Kind::Partitioned {
+            source.bounds = catalog::bounds(self.source, &apart)?;
         }
         Ok(source)
     }

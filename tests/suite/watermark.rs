@@ -114,6 +114,62 @@ fn a_transaction_that_idles_holds_the_watermark_back_and_blocks_nothing() {
 }
 
 #[test]
+fn a_new_partition_has_no_other_read_whole() {
+    let setup = "
+        CREATE TABLE events (id int, day date, at timestamptz, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+        CREATE INDEX ON events (at);
+        CREATE TABLE one PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-01-02');
+        CREATE TABLE two PARTITION OF events FOR VALUES FROM ('2026-01-02') TO ('2026-01-03') PARTITION BY LIST (id);
+        CREATE TABLE two_old PARTITION OF two FOR VALUES IN (1, 2, 3);
+        INSERT INTO events SELECT n, '2026-01-01', '2026-01-01' FROM generate_series(1, 1000) n;
+        INSERT INTO events VALUES (2, '2026-01-02', '2026-01-02'); ANALYZE";
+    let mut case = Case::new(setup, &json!([by("events", "at")]));
+    case.sync();
+    let mut busy = case.another_source();
+    busy.batch_execute("BEGIN; INSERT INTO events VALUES (0, '2026-01-01', '2025-12-31')")
+        .expect("a row");
+    // Its rows are older than all others.
+    case.at_source(
+        "CREATE TABLE two_new PARTITION OF two FOR VALUES IN (4, 5, 6);
+         INSERT INTO events VALUES (5, '2026-01-02', '2025-01-01')",
+    );
+    let scanned = |case: &mut Case| {
+        let run = case.run(&["sync", "-v"]);
+        let query = run
+            .expect(0)
+            .stdout
+            .lines()
+            .find_map(|line| line.split_once("source: COPY (")?.1.split_once(") TO STDOUT"));
+        let (query, _) = query.expect("the rows are read");
+        let mut session = case.another_source();
+        session.batch_execute("SET enable_seqscan = off; SET search_path = ''").expect("a setting");
+        let plan = judge::column(&mut session, &format!("EXPLAIN {query}"));
+        // Whatever goes by the replication key's index goes by the replication key.
+        let whole = plan.iter().filter(|line| {
+            line.contains("Scan") && !line.contains("at_idx") && !line.contains("Bitmap Heap")
+        });
+        let name =
+            |line: &String| Some(line.split_once(" on ")?.1.split_whitespace().next()?.to_owned());
+        whole.filter_map(name).collect::<Vec<_>>()
+    };
+    let new_alone = |scanned: Vec<String>| {
+        assert!(
+            !scanned.is_empty() && scanned.iter().all(|name| name.starts_with("two_new")),
+            "{scanned:?}"
+        );
+    };
+    new_alone(scanned(&mut case));
+    case.assert_equal("public.events");
+    // Once more by its transactions, as long as some that were at work then are.
+    case.at_source("INSERT INTO events VALUES (6, '2026-01-02', '2025-01-01')");
+    new_alone(scanned(&mut case));
+    case.assert_equal("public.events");
+    busy.batch_execute("ROLLBACK").expect("an end");
+    case.sync();
+    case.assert_equal("public.events");
+}
+
+#[test]
 fn sessions_of_other_databases_are_not_waited_for() {
     let mut case = Case::new(
         EVENTS,
