@@ -247,7 +247,7 @@ impl Tables<'_> {
         let (from, into) = (&pipeline.source.schema, &pipeline.destination.schema);
         let names: Vec<&str> = pipeline.rules.iter().map(|rule| rule.name.as_str()).collect();
         let there = catalog::source_tables(self.source, from, &names)?;
-        let columns = inspect::columns(self.source, from)?;
+        let columns = inspect::columns(self.source, from, Some(&names))?;
         let own: Vec<String> = pipeline
             .rules
             .iter()

@@ -46,7 +46,7 @@ pub fn run(
             .hint("look at it, and run `init --force` to have it overwritten"));
     }
     let mut session = Session::connect(source, interrupt)?;
-    let columns = inspect::columns(&mut session, &source.schema)?;
+    let columns = inspect::columns(&mut session, &source.schema, None)?;
     let wanted: Vec<&str> = if request.tables.is_empty() {
         // What belongs to a partitioned table is copied with it.
         let own = |table: &&Inspected| !table.partition && table.name != RECEIPTS;

@@ -83,10 +83,14 @@ pub fn rights(session: &mut Session, schema: &str) -> Result<Rights> {
     found.ok_or_else(|| Error::bug("a server does not say what we may do"))
 }
 
-/// What sets the columns of a schema's tables at the source, by the tables' names.
-pub fn columns(source: &mut Session, schema: &str) -> Result<BTreeMap<String, Inspected>> {
+/// What sets the columns of a schema's tables at the source, or of those of these names, by the tables' names.
+pub fn columns(
+    source: &mut Session,
+    schema: &str,
+    names: Option<&[&str]>,
+) -> Result<BTreeMap<String, Inspected>> {
     let tables: Vec<Inspected> =
-        documents(source, "look at the columns", &inspect::columns(schema))?;
+        documents(source, "look at the columns", &inspect::columns(schema, names))?;
     Ok(tables.into_iter().map(|table| (table.name.clone(), table)).collect())
 }
 

@@ -71,9 +71,13 @@ pub fn views_of_others(schema: &str, tables: &[&str]) -> String {
     )
 }
 
-/// What sets the columns of a schema's tables, and what is known of their values: a row a table.
+/// What sets the columns of a schema's tables, or of those of these names, and what is known of their values: a
+/// row a table.
 #[must_use]
-pub fn columns(schema: &str) -> String {
+pub fn columns(schema: &str, names: Option<&[&str]>) -> String {
+    let named = names.map_or_else(String::new, |names| {
+        format!(" AND c.relname = ANY (ARRAY[{}]::name[])", literals(names))
+    });
     format!(
         "\
 SELECT json_build_object(
@@ -100,7 +104,7 @@ SELECT json_build_object(
       ORDER BY a.attnum), '[]')
     FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname",
+WHERE n.nspname = {}{named} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname",
         literal(schema)
     )
 }

@@ -483,7 +483,7 @@ fn questions_of_every_kind() {
         catalog::definitions(&[16384, 16390]),
         catalog::RECOVERED_AT.to_owned(),
         inspect::rights("public"),
-        inspect::columns("public"),
+        inspect::columns("public", Some(&["t"])),
         sql::copy::holds_null_key(&table, "at"),
         session::pin(true),
         session::begin_snapshot(Some(&table)),
