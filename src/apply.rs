@@ -329,7 +329,8 @@ fn attempt(
 /// What helps where a constraint does not wait until all rows have their places.
 const ONE_BY_ONE: &str = "somebody made that constraint at the destination, and it looks at row \
     after row while they change places: drop it, or make it a constraint that is DEFERRABLE \
-    INITIALLY DEFERRED";
+    INITIALLY DEFERRED; where a row has the value that the source has deleted and the rule keeps, drop it, \
+    or let \"deletes\" be \"remove\"";
 
 /// The SQLSTATE of what cannot be dropped because something else stands on it.
 const DEPENDENT_OBJECTS: &str = "2BP01";
