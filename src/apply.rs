@@ -80,7 +80,11 @@ impl Application<'_> {
             Some(reconciliation) => self.reconcile(reconciliation)?,
             None => None,
         };
-        if written == 0 && mended.is_none() && plan.nothing_if_empty {
+        let nothing = match loaded {
+            None => plan.nothing_if_empty,
+            Some(_) => written == 0 && plan.nothing_if_same,
+        };
+        if nothing && mended.is_none() {
             self.destination.run("roll back", session::ROLLBACK)?;
             for step in plan.finish.iter().filter(|step| step.on == Side::Source) {
                 perform(self.source, step, false, (self.log, self.table))?;

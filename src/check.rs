@@ -368,7 +368,7 @@ impl Tables<'_> {
             if key.random(name).is_some_and(|question| self.says_yes(&question)) {
                 let random = Error::table(format!(
                     "`{}` holds uuids of another version than 7, which do not grow: later rows with \
-                     lesser ones are never read",
+                     lesser ones may never be read",
                     key.column
                 ));
                 let hint = "name another replication key, or \"xmin\", or correct them";
@@ -559,8 +559,15 @@ impl Tables<'_> {
                 ),
             ));
         }
+        let ours = |lost: &&String| {
+            let ends_with = |name: &str| lost.ends_with(&format!(" column {name}"));
+            let mut columns = situation.shape.columns.iter().map(|column| column.name.as_str());
+            columns.any(|name| ends_with(name) || ends_with(&sql::identifier(name)))
+        };
         let unwritable = |lost: &&String| {
-            lost.starts_with("generated column ") || lost.starts_with("identity, generated always")
+            let refuses = lost.starts_with("generated column ")
+                || lost.starts_with("identity, generated always");
+            refuses && ours(lost)
         };
         if let Some(column) = dependents.beyond_us.iter().find(unwritable) {
             let error = Error::table(format!(

@@ -181,9 +181,10 @@ pub struct Plan {
     pub reconciliation: Option<Reconciliation>,
     /// At the end.
     pub finish: Vec<Step>,
-    /// Whether the steps are left out when no row travels, and what was done is undone when none is
-    /// another than at the destination.
+    /// Whether the steps are left out when no row travels.
     pub nothing_if_empty: bool,
+    /// Whether what was done is undone where no row that travelled was another than at the destination.
+    pub nothing_if_same: bool,
 }
 
 impl Plan {

@@ -76,6 +76,7 @@ pub fn initial(
             Step::destination("commit", session::COMMIT),
         ],
         nothing_if_empty: false,
+        nothing_if_same: false,
     })
 }
 

@@ -159,6 +159,7 @@ fn plan(before: Vec<Step>) -> Plan {
         reconciliation: None,
         finish: vec![step("receipt"), step("commit")],
         nothing_if_empty: false,
+        nothing_if_same: false,
     }
 }
 

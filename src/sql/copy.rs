@@ -187,6 +187,17 @@ pub fn beyond(table: &Qualified, column: &str, limit: &str) -> String {
     )
 }
 
+/// Whether the ten greatest keys all meet the condition `what` on `{key}`: one row, one boolean.
+#[must_use]
+pub fn greatest_are(table: &Qualified, column: &str, what: &str) -> String {
+    let key = format!("source.{}", identifier(column));
+    let meets = what.replace("{key}", "greatest.key");
+    format!(
+        "SELECT coalesce(bool_and({meets}), false) FROM (SELECT {key} AS key FROM {table} AS source \
+         WHERE {key} IS NOT NULL ORDER BY {key} DESC LIMIT 10) AS greatest"
+    )
+}
+
 /// Whether there is a row without a key: one row, one boolean.
 #[must_use]
 pub fn holds_null_key(table: &Qualified, column: &str) -> String {

@@ -74,8 +74,8 @@ pub fn views_of_others(schema: &str, tables: &[&str]) -> String {
 /// What sets the columns of a schema's tables, or of those of these names, and what is known of their values: a
 /// row a table.
 #[must_use]
-pub fn columns(schema: &str, names: Option<&[&str]>) -> String {
-    let named = names.map_or_else(String::new, |names| {
+pub fn columns(schema: &str, only: Option<&[&str]>) -> String {
+    let named = only.map_or_else(String::new, |names| {
         format!(" AND c.relname = ANY (ARRAY[{}]::name[])", literals(names))
     });
     format!(

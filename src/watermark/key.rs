@@ -150,13 +150,13 @@ impl Key {
         Some(copy::beyond(table, &self.column, limit))
     }
 
-    /// Whether there is a key that shows that keys do not grow: a uuid that begins with no time. One row, one
+    /// Whether the greatest keys show that keys do not grow: uuids that begin with no time. One row, one
     /// boolean. None where no value could show that.
     #[must_use]
     pub fn random(&self, table: &Qualified) -> Option<String> {
         let limit = (self.key_type == KeyType::Uuid).then(|| self.key_type.limit()).flatten()?;
-        let grows = format!("({limit} OR substring({{key}}::text, 15, 1) = '7')");
-        Some(copy::beyond(table, &self.column, &grows))
+        let random = format!("NOT ({limit}) AND substring({{key}}::text, 15, 1) NOT IN ('6', '7')");
+        Some(copy::greatest_are(table, &self.column, &random))
     }
 
     /// Whether so little lies below the watermark that subtracting the lookback might leave the

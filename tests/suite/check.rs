@@ -194,6 +194,9 @@ fn a_column_of_the_destination_that_nobody_may_write_is_an_error_with_its_remedy
     case.at_destination("ALTER TABLE t ALTER id DROP IDENTITY");
     check(&case, 0);
     case.sync().says("1 row ");
+    // Of a column that is not ours, no sync writes anything.
+    case.at_destination("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (id * 2) STORED");
+    says(&of(&check(&case, 0), "warning"), "would lose the generated column twice");
 }
 
 #[test]

@@ -170,6 +170,28 @@ fn a_new_partition_has_no_other_read_whole() {
 }
 
 #[test]
+fn a_new_partition_needs_no_right_that_its_bounds_would() {
+    let setup = "
+        CREATE SCHEMA types; CREATE TYPE types.mood AS ENUM ('a', 'b');
+        CREATE FUNCTION types.part(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 % 2';
+        CREATE TABLE feelings (id int, m types.mood, at int, PRIMARY KEY (id, m)) PARTITION BY LIST (m);
+        CREATE TABLE a PARTITION OF feelings FOR VALUES IN ('a'); INSERT INTO feelings VALUES (1, 'a', 5);
+        CREATE TABLE halves (id int NOT NULL, at int) PARTITION BY LIST (types.part(id));
+        CREATE TABLE even PARTITION OF halves FOR VALUES IN (0); INSERT INTO halves VALUES (2, 5);
+        REVOKE ALL ON FUNCTION types.part FROM public; REVOKE USAGE ON SCHEMA types FROM public, reader";
+    let halves = json!({"name": "halves", "replication_key": "at", "unique_cols": ["id"]});
+    let mut case = Case::new(setup, &json!([by("feelings", "at"), halves]));
+    case.sync();
+    case.at_source(
+        "CREATE TABLE b PARTITION OF feelings FOR VALUES IN ('b'); INSERT INTO feelings VALUES (1, 'b', 1);
+         CREATE TABLE odd PARTITION OF halves FOR VALUES IN (1); INSERT INTO halves VALUES (1, 1)",
+    );
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM feelings"), ["2"]);
+    case.assert_equal("public.halves");
+}
+
+#[test]
 fn sessions_of_other_databases_are_not_waited_for() {
     let mut case = Case::new(
         EVENTS,
