@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::catalog;
 use crate::config::{Deletes, Endpoint, InitialPath, Mode, Pipeline, ReplicationKey, Rule, Side};
 use crate::connections::two_places;
-use crate::db::Session;
+use crate::db::{PLAIN_COLUMN, Session};
 use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;
 use crate::inspect::{self, Inspected, Rights};
@@ -574,9 +574,7 @@ impl Tables<'_> {
                 "no sync can write the {column} of `{}` at the destination",
                 table.plain()
             ));
-            let hint = "let it be a plain column: ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY, or \
-                        DROP EXPRESSION";
-            found.push(Finding::error(about(), error.hint(hint)));
+            found.push(Finding::error(about(), error.hint(PLAIN_COLUMN)));
         } else if let Some(lost) = dependents.beyond_us.first() {
             found.push(Finding::warning(
                 about(),

@@ -24,7 +24,7 @@ use crate::sql::session::Patience;
 use crate::sql::{catalog, session};
 use crate::table::SourceTable;
 use crate::watermark::overlap::Position;
-pub use remedy::CONFLICT_REMEDY;
+pub use remedy::{CONFLICT_REMEDY, PLAIN_COLUMN};
 use remedy::{failed, shared, silent, unreachable};
 use watch::{Failure, Watch, connect_timeout, open};
 pub use watch::{shorten_silence, silence};

@@ -218,15 +218,16 @@ fn worthwhile(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
 
 /// Without marks that wait for the same transactions as the next one, which lets a sync start later. One
 /// that is a number below where the next sync starts tells that keys went back, and stays.
-fn latest(mut pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
-    let newer: Vec<BTreeSet<String>> =
-        pending.iter().skip(1).map(|mark| mark.in_flight.clone()).collect();
-    let mut newer = newer.into_iter();
-    pending.retain(|mark| {
+fn latest(pending: Vec<Mark>, start: Option<&str>) -> Vec<Mark> {
+    let mut kept = Vec::new();
+    let mut marks = pending.into_iter().peekable();
+    while let Some(mark) = marks.next() {
         let below = start.and_then(|start| compared(&mark.key, start)) == Some(Ordering::Less);
-        newer.next().is_none_or(|newer| newer != mark.in_flight) || below
-    });
-    pending
+        if below || marks.peek().is_none_or(|newer| newer.in_flight != mark.in_flight) {
+            kept.push(mark);
+        }
+    }
+    kept
 }
 
 /// Few enough marks, the newer the denser, and the least of those that are numbers, which may tell that

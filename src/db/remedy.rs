@@ -63,6 +63,10 @@ const CONNECTION_FAILURE: &str = "08006";
 pub const CONFLICT_REMEDY: &str = "sync again; a source that is a standby ends what reads from it for long: \
     `hot_standby_feedback = on` there keeps it from that, or a longer `max_standby_streaming_delay`";
 
+/// What to do about a column of the destination that nobody may write.
+pub const PLAIN_COLUMN: &str =
+    "let it be a plain column: ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY, or DROP EXPRESSION";
+
 /// What to do about the failures that every table may meet.
 fn remedy(side: Side, sqlstate: &str) -> Option<String> {
     Some(match (sqlstate, side) {
@@ -79,8 +83,7 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
                 .to_owned()
         }
         ("428C9", Side::Destination) => {
-            "let it be a plain column: ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY, or DROP EXPRESSION"
-                .to_owned()
+            PLAIN_COLUMN.to_owned()
         }
         ("23503", Side::Destination) => {
             "somebody made that foreign key at the destination, where tables arrive one by one: drop it, or \

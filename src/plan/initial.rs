@@ -295,15 +295,8 @@ fn own_index(situation: &Situation, table: &Qualified, name: &str) -> Step {
 /// Before NULLS NOT DISTINCT, a unique index does not see that two NULLs are the same.
 fn no_shared_key(situation: &Situation, table: &Qualified) -> Step {
     let columns = &situation.shape.unique_columns;
-    let selection = Selection {
-        table: table.clone(),
-        columns: Vec::new(),
-        filter: None,
-        condition: None,
-        apart: None,
-    };
     let purpose = format!("make the unique columns ({}) unique", columns.join(", "));
-    Step::destination(&purpose, selection.shared_key(columns))
+    Step::destination(&purpose, Selection::all_of(table).shared_key(columns))
         .result(Outcome::NoRow)
         .hint(not_unique(situation))
 }

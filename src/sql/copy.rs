@@ -38,6 +38,18 @@ pub struct Selected {
 }
 
 impl Selection {
+    /// All rows of a table, for questions about them.
+    #[must_use]
+    pub fn all_of(table: &Qualified) -> Self {
+        Self {
+            table: table.clone(),
+            columns: Vec::new(),
+            filter: None,
+            condition: None,
+            apart: None,
+        }
+    }
+
     /// The query that reads the rows.
     #[must_use]
     pub fn query(&self) -> String {

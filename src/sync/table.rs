@@ -88,13 +88,7 @@ impl TableSync<'_> {
 
     /// Whether rows at the destination share their unique columns.
     fn keys_are_shared(&mut self, situation: &Situation) -> Result<bool> {
-        let rows = Selection {
-            table: self.table.clone(),
-            columns: Vec::new(),
-            filter: None,
-            condition: None,
-            apart: None,
-        };
+        let rows = Selection::all_of(self.table);
         let question = rows.shared_key(&situation.shape.unique_columns);
         let shared = self.destination.rows("look for rows with one key", &question)?;
         Ok(!shared.is_empty())

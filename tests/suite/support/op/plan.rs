@@ -27,7 +27,8 @@ fn plan_and_sync(world: &mut World, _: &mut Rng) -> Outcome {
         .map(|line| serde_json::from_str(line).expect("a line of the log is JSON"))
         .collect();
     for table in plan["tables"].as_array().expect("tables") {
-        if let Err(what) = compare(table, &log) {
+        let of_a_view = world.tables.iter().any(|it| it.view.is_some() && table["name"] == it.name);
+        if let Err(what) = compare(table, &log, of_a_view) {
             return broken(Property::Planned, format!("`{}`: {what}", table["name"]));
         }
     }
@@ -35,7 +36,7 @@ fn plan_and_sync(world: &mut World, _: &mut Rng) -> Outcome {
 }
 
 /// Compares what was planned for a table with what the log says.
-fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
+fn compare(planned: &Value, log: &[Value], of_a_view: bool) -> Result<(), String> {
     let of_table: Vec<&Value> =
         log.iter().filter(|line| line["table"] == planned["name"]).collect();
     let Some(done) = of_table.iter().find(|line| line["sync_type"].is_string()) else {
@@ -76,8 +77,8 @@ fn compare(planned: &Value, log: &[Value]) -> Result<(), String> {
         statement["purpose"].as_str().is_some_and(|said| said.contains("digests"))
     };
     let compares = statements.iter().any(digests);
-    // Rows that were read again and are the same leave nothing to commit.
-    let undone = !ran.iter().any(|said| said == "destination: COMMIT");
+    // Rows of a view that were read again and are the same leave nothing to commit.
+    let undone = of_a_view && !ran.iter().any(|said| said == "destination: COMMIT");
     let mut matched = Vec::new();
     for statement in statements {
         let (on, sql) = (statement["on"].as_str(), statement["sql"].as_str());
