@@ -1,7 +1,9 @@
 //! Brings a destination in line with its source: the only file that knows the order of the steps.
 
+mod advance;
 mod idle;
 mod marks;
+mod prepare;
 mod preview;
 mod shard;
 mod table;

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::Request;
+use super::advance::{After, Look, next_receipt};
 use super::marks::Marks;
-use super::table::{After, Look, next_receipt};
 use crate::catalog;
 use crate::config::{Mode, Pipeline, Rule};
 use crate::connections::Connections;

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::table::{Prepared, TableSync};
+use super::prepare::Prepared;
+use super::table::TableSync;
 use super::{Request, look_around, preparation};
 use crate::config::{Pipeline, Rule};
 use crate::connections::Connections;
