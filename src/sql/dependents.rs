@@ -112,6 +112,13 @@ SELECT json_build_object(
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
       AND (a.attstattarget >= 0 OR a.attstorage <> t.typstorage OR a.attoptions IS NOT NULL)),
+  'unwritable', (
+    SELECT coalesce(json_agg(json_build_object('column', a.attname, 'what', format(
+      CASE a.attidentity WHEN 'a' THEN 'identity, generated always, of column %I'
+                         ELSE 'generated column %I' END, a.attname)) ORDER BY a.attnum), '[]')
+    FROM pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND (a.attidentity = 'a' OR a.attgenerated <> '')),
   'beyond_us', (
     SELECT coalesce(json_agg(o.what ORDER BY o.what), '[]') FROM (
       SELECT format('rule %I', r.rulename) AS what FROM pg_rewrite r WHERE r.ev_class = c.oid
@@ -138,8 +145,7 @@ SELECT json_build_object(
           FROM view_depends v JOIN pg_type row ON row.typrelid = v.oid
           JOIN pg_type t ON t.oid IN (row.oid, row.typarray))
       UNION ALL
-      SELECT format(CASE a.attidentity WHEN 'a' THEN 'identity, generated always, of column %I'
-                                       ELSE 'identity of column %I' END, a.attname) FROM pg_attribute a
+      SELECT format('identity of column %I', a.attname) FROM pg_attribute a
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attidentity <> ''
       UNION ALL
       SELECT format('security label of provider %s', l.provider) FROM pg_seclabel l

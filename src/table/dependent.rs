@@ -53,6 +53,8 @@ pub struct Dependents {
     pub remarks: Vec<Remark>,
     /// Columns whose statistics or storage people have tuned.
     pub tuned: Vec<Tuned>,
+    /// Columns that no sync can write.
+    pub unwritable: Vec<Unwritable>,
     /// What this tool cannot make again, described for a message.
     pub beyond_us: Vec<String>,
     /// Views on the table and views on those, each after those it needs.
@@ -86,6 +88,7 @@ impl Dependents {
             publications: Vec::new(),
             remarks: Vec::new(),
             tuned: Vec::new(),
+            unwritable: Vec::new(),
             beyond_us: Vec::new(),
             views: Vec::new(),
         }
@@ -125,6 +128,15 @@ pub struct Tuned {
     pub storage: Option<String>,
     /// Options, each `name=value`.
     pub options: Vec<String>,
+}
+
+/// A column that takes only what the server gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Unwritable {
+    /// The column.
+    pub column: String,
+    /// What it is, as `generated column c`.
+    pub what: String,
 }
 
 /// A privilege on a relation, or on one of its columns.
