@@ -262,7 +262,8 @@ pub fn dependents(
     else {
         return Ok(None);
     };
-    let found: Dependents = parsed(session, document)?;
+    let found: Dependents =
+        serde_json::from_str(document).map_err(|error| strange(session, &error))?;
     Ok(Some(Dependents { digest: digest.clone(), own_digest: own_digest.clone(), ..found }))
 }
 
@@ -298,17 +299,19 @@ pub(crate) fn documents<T: DeserializeOwned>(
     purpose: &str,
     sql: &str,
 ) -> Result<Vec<T>> {
-    let rows = session.rows(purpose, sql)?;
-    rows.iter()
-        // What somebody has dropped since the statement began has none.
-        .filter_map(|row| row.first()?.as_deref())
-        .map(|document| parsed(session, document))
-        .collect()
+    let mut found = Ok(Vec::new());
+    // What somebody has dropped since the statement began has no document.
+    session.each(purpose, sql, |document| {
+        if let Ok(all) = &mut found {
+            match serde_json::from_str(document) {
+                Ok(one) => all.push(one),
+                Err(error) => found = Err(error),
+            }
+        }
+    })?;
+    found.map_err(|error| strange(session, &error))
 }
 
-fn parsed<T: DeserializeOwned>(session: &Session, document: &str) -> Result<T> {
-    serde_json::from_str(document).map_err(|error| {
-        Error::bug(format!("the catalog of the {} reads strangely", session.side()))
-            .caused_by(&error)
-    })
+fn strange(session: &Session, error: &serde_json::Error) -> Error {
+    Error::bug(format!("the catalog of the {} reads strangely", session.side())).caused_by(error)
 }

@@ -119,28 +119,17 @@ impl Session {
     ) -> Result<Vec<Option<Vec<Row>>>> {
         let mut answers = Vec::with_capacity(questions.len());
         while answers.len() < questions.len() {
-            self.interrupt.check()?;
             let left = &questions[answers.len()..];
             let asked: Vec<String> =
                 left.iter().take(QUESTIONS_AT_ONCE).map(|q| session::alone(q, patience)).collect();
-            let Self { runtime, client, watch, .. } = self;
             let mut messages = Vec::new();
-            let sql = asked.concat();
-            let ended = runtime.block_on(async {
-                let mut said = pin!(watch.over(client.simple_query_raw(&sql)).await?);
-                // Each wait is watched, as that for a whole answer is.
-                while let Some(message) = watch.over(async { Ok(said.next().await) }).await? {
-                    messages.push(message.map_err(Failure::Server)?);
-                }
-                Ok(())
-            });
+            let heard = self.hear(purpose, &asked.concat(), |message| messages.push(message));
             answers.extend(
                 by_statement(messages)
                     .chunks_exact(session::STATEMENTS_ALONE)
                     .map(|of_one| Some(of_one[session::STATEMENTS_ALONE - 2].clone())),
             );
-            let Err(failure) = ended else { continue };
-            let error = self.explain(purpose, failure);
+            let Err(error) = heard else { continue };
             if self.is_closed() || self.interrupt.signal().is_some() {
                 return Err(error);
             }
@@ -161,11 +150,38 @@ impl Session {
         Ok(first_value(self.query(purpose, sql)?))
     }
 
+    /// Runs a query and hands on the first column of each row as it arrives, where it is not NULL.
+    pub fn each(&mut self, purpose: &str, sql: &str, mut take: impl FnMut(&str)) -> Result<()> {
+        self.hear(purpose, sql, |message| {
+            if let SimpleQueryMessage::Row(row) = message {
+                row.get(0).into_iter().for_each(&mut take);
+            }
+        })
+    }
+
     fn query(&mut self, purpose: &str, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let mut messages = Vec::new();
+        self.hear(purpose, sql, |message| messages.push(message))?;
+        Ok(messages)
+    }
+
+    /// Runs statements and hands on what the server says as it arrives.
+    fn hear(
+        &mut self,
+        purpose: &str,
+        sql: &str,
+        mut take: impl FnMut(SimpleQueryMessage),
+    ) -> Result<()> {
         self.interrupt.check()?;
         let Self { runtime, client, watch, .. } = self;
-        let answer = runtime.block_on(watch.over(client.simple_query(sql)));
-        answer.map_err(|failure| self.explain(purpose, failure))
+        let heard = runtime.block_on(async {
+            let mut said = pin!(watch.over(client.simple_query_raw(sql)).await?);
+            while let Some(message) = watch.over(async { Ok(said.next().await) }).await? {
+                take(message.map_err(Failure::Server)?);
+            }
+            Ok(())
+        });
+        heard.map_err(|failure| self.explain(purpose, failure))
     }
 
     /// Runs a COPY TO STDOUT and hands on what it sends, a row or more at a time.

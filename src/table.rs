@@ -4,7 +4,7 @@ pub mod dependent;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::sql::Qualified;
 
@@ -72,6 +72,7 @@ pub struct SourceTable {
     /// The relation's object identifier: a table made again under its name has another.
     pub oid: u32,
     /// In the order of the table, without dropped ones.
+    #[serde(deserialize_with = "of_its_length")]
     pub columns: Vec<SourceColumn>,
     /// The unique indexes over all rows.
     pub unique_indexes: Vec<SourceIndex>,
@@ -101,6 +102,15 @@ pub struct SourceTable {
     pub definition: String,
     /// The snapshot in which all this was read.
     pub snapshot: Snapshot,
+}
+
+/// A list without room for more: a run holds the columns of all its tables at once.
+fn of_its_length<'a, T: Deserialize<'a>, D: Deserializer<'a>>(
+    document: D,
+) -> Result<Vec<T>, D::Error> {
+    let mut list = Vec::deserialize(document)?;
+    list.shrink_to_fit();
+    Ok(list)
 }
 
 /// A unique index at the source.
@@ -384,6 +394,7 @@ pub struct DestinationTable {
     /// How many rows it has, by the planner's statistics or its size.
     pub estimated_rows: u64,
     /// In the order of the table, without dropped ones.
+    #[serde(deserialize_with = "of_its_length")]
     pub columns: Vec<Column>,
     /// The valid unique indexes over all rows.
     pub unique_indexes: Vec<UniqueIndex>,
