@@ -60,9 +60,15 @@ impl Application<'_> {
     }
 
     fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
+        let (mut before, mut removed) = (&*plan.before, 0);
+        if let Some(removal) = &plan.removal {
+            self.steps(std::mem::take(&mut before))?;
+            let compared = self.compare(&removal.comparison)?;
+            removed = self.remove_extra(removal, &compared)?;
+        }
         let loaded = match &plan.load {
             Some(load) => {
-                let steps = [&*plan.before, &plan.of_each_part];
+                let steps = [before, &plan.of_each_part];
                 self.travel(load, steps, plan.nothing_if_empty)?
             }
             None => None,
@@ -72,7 +78,7 @@ impl Application<'_> {
             crash::at("loaded");
             written = self.steps(&plan.after)?.unwrap_or(rows);
         } else if plan.reconciliation.is_some() {
-            self.steps(&plan.before)?;
+            self.steps(before)?;
         } else {
             return Ok(Applied::Nothing);
         }
@@ -100,7 +106,7 @@ impl Application<'_> {
         crash::at("receipt-written");
         self.steps(std::slice::from_ref(last))?;
         crash::at("committed");
-        Ok(Applied::Rows { written, deleted })
+        Ok(Applied::Rows { written, deleted: removed + deleted })
     }
 
     /// The session with one side.

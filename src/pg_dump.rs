@@ -324,10 +324,11 @@ fn command(source: &Endpoint, wanted: Wanted) -> Command {
         .env("PGAPPNAME", crate::db::READER)
         .env("PGCONNECT_TIMEOUT", "15")
         .env("PGSSLMODE", source.tls.mode.name())
-        // pg_dump itself pins what else changes how values are written.
+        // pg_dump itself pins what else changes how values are written, and begins a transaction that only
+        // reads; to begin the whole session so would forbid a trigger on login what it writes.
         .env(
             "PGOPTIONS",
-            "-c default_transaction_read_only=on -c lc_monetary=C -c TimeZone=UTC -c bytea_output=hex",
+            "-c lc_monetary=C -c TimeZone=UTC -c bytea_output=hex -c quote_all_identifiers=off",
         )
         .env("LC_ALL", "C")
         .stdin(Stdio::null())

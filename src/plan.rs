@@ -170,6 +170,9 @@ pub struct Plan {
     pub details: Vec<String>,
     /// Before the rows travel.
     pub before: Vec<Step>,
+    /// Then, by what the two sides find out, rows that only the destination has are removed, which are in the
+    /// way of those that travel; nothing where they may wait.
+    pub removal: Option<Reconciliation>,
     /// The rows' way; none where only what differs travels.
     pub load: Option<Load>,
     /// What is done with each part of them that has arrived, while more are on their way; nothing
@@ -194,6 +197,21 @@ impl Plan {
     pub fn heals_by_copying(&self, error: &Error) -> bool {
         self.before.iter().any(|step| step.result == Outcome::Distinct)
             && error.sqlstate.as_deref() == Some(UNIQUE_VIOLATION)
+    }
+
+    /// Whether it may have failed on rows that the source no longer has, and whose values others have now, in
+    /// what people have made unique at the destination.
+    #[must_use]
+    pub fn may_heal_by_removing(&self, error: &Error) -> bool {
+        self.sync_type == SyncType::Incremental
+            && matches!(error.sqlstate.as_deref(), Some(UNIQUE_VIOLATION | EXCLUSION_VIOLATION))
+    }
+
+    /// The same, once rows that the source no longer has are removed.
+    #[must_use]
+    pub fn removing_first(self, removal: Reconciliation) -> Self {
+        let removal = Some(removal);
+        Self { removal, nothing_if_empty: false, nothing_if_same: false, ..self }
     }
 }
 
@@ -253,6 +271,9 @@ impl Plan {
 
 /// The SQLSTATE of rows that share what must be unique.
 const UNIQUE_VIOLATION: &str = "23505";
+
+/// The SQLSTATE of a row that an exclusion constraint, such as a temporal key, has no room for.
+const EXCLUSION_VIOLATION: &str = "23P01";
 
 /// The rows' way from the source into a table of the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -140,6 +140,23 @@ impl Application<'_> {
         reconciliation: &Reconciliation,
         compared: &Compared,
     ) -> Result<Mended> {
+        let deleted = self.remove_extra(reconciliation, compared)?;
+        let Reconciliation { comparison, mending } = reconciliation;
+        self.steps(&mending.before)?;
+        let written = match &compared.looked_into {
+            Some(buckets) => self.fetch(comparison, mending, buckets)?,
+            None => 0,
+        };
+        Ok(Mended { written, deleted })
+    }
+
+    /// Removes, or marks, what only the destination has, in the destination's transaction, and returns how many
+    /// rows that were.
+    pub(crate) fn remove_extra(
+        &mut self,
+        reconciliation: &Reconciliation,
+        compared: &Compared,
+    ) -> Result<u64> {
         let Reconciliation { comparison, mending } = reconciliation;
         let Differences { extra, .. } = compared.differences;
         let rows = compared.destination_rows.unwrap_or_default();
@@ -148,16 +165,12 @@ impl Application<'_> {
         if let Some(error) = mending.stop(extra, rows) {
             return Err(error);
         }
-        let mut mended = Mended::default();
         let some = compared.unequal > 0 && !comparison.versions;
         if some && !planted(Fault::ExtraForgotten) {
-            mended.deleted = self.remove(comparison, mending)?;
+            self.remove(comparison, mending)
+        } else {
+            Ok(0)
         }
-        self.steps(&mending.before)?;
-        if let Some(buckets) = &compared.looked_into {
-            mended.written = self.fetch(comparison, mending, buckets)?;
-        }
-        Ok(mended)
     }
 
     /// How many rows this transaction has inserted into the destination table.

@@ -74,8 +74,9 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
             "grant the source's user SELECT on the table and USAGE on its schema".to_owned()
         }
         ("42501", Side::Destination) => {
-            "the destination's user needs CREATE on the schema, and must \
-                                         own the tables or belong to their owner"
+            "the destination's user needs CREATE on the schema, and must own the tables or belong to their \
+             owner, and row-level security must not be forced upon the owner: ALTER TABLE ... NO FORCE ROW \
+             LEVEL SECURITY"
                 .to_owned()
         }
         ("25006", Side::Destination) => {

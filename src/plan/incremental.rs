@@ -69,6 +69,7 @@ pub fn incremental(situation: &Situation, merge: Merge) -> Plan {
         notes,
         details,
         before,
+        removal: None,
         load,
         of_each_part,
         after,

@@ -67,6 +67,7 @@ pub fn initial(
         notes: note.into_iter().collect(),
         details: Vec::new(),
         before,
+        removal: None,
         load: Some(load),
         of_each_part: Vec::new(),
         after: after_load(situation, &new, first),

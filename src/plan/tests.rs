@@ -153,6 +153,7 @@ fn plan(before: Vec<Step>) -> Plan {
         notes: Vec::new(),
         details: Vec::new(),
         before,
+        removal: None,
         load: None,
         of_each_part: vec![step("part")],
         after: vec![step("after")],

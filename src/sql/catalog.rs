@@ -422,7 +422,7 @@ SELECT json_build_object(
       'immediate', i.indimmediate,
       'nulls_not_distinct', coalesce((to_jsonb(i)->>'indnullsnotdistinct')::boolean, false)))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+    WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisexclusion AND i.indisvalid
       AND i.indpred IS NULL AND i.indexprs IS NULL), '[]'),
   'comment', obj_description(c.oid, 'pg_class'),
   'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)),

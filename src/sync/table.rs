@@ -4,7 +4,7 @@ use super::Request;
 use super::marks::Marks;
 use super::prepare::Prepared;
 use crate::apply::{Application, Applied};
-use crate::config::{Pipeline, Rule};
+use crate::config::{Deletes, Pipeline, Rule};
 use crate::crash;
 use crate::db::Session;
 use crate::error::{Error, Result, shell_quoted};
@@ -57,6 +57,22 @@ impl TableSync<'_> {
                 let decision = Decision::Copy { sync_type, reason, unasked: true };
                 let (plan, receipt) = self.plan(&situation, decision, &found)?;
                 let rows = self.apply(&plan, &receipt, &found, report)?;
+                (facts, rows)
+            }
+            Err(error)
+                if self.rule.deletes == Deletes::Remove && plan.may_heal_by_removing(&error) =>
+            {
+                let said = format!(
+                    "removing rows that the source no longer has first: {}",
+                    error.one_line()
+                );
+                self.log.info(Some(&self.rule.name), &said);
+                let facts = self.facts()?;
+                let situation = facts.situation(self.rule, self.table, self.request.verify);
+                let Prepared { found, plan, receipt } = self.prepare(&situation)?;
+                let comparison = plan::compare(&situation, Depth::Keys, Expected::Few, None);
+                let removal = plan::reconcile(&situation, comparison, Deletes::Remove);
+                let rows = self.apply(&plan.removing_first(removal), &receipt, &found, report)?;
                 (facts, rows)
             }
             done => (facts, done?),

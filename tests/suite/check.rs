@@ -234,18 +234,19 @@ fn a_subscriber_a_forced_policy_and_an_owner_who_may_own_nothing_new_are_warned_
     let group = format!("people_of_{}", case.database);
     superuser
         .batch_execute(&format!(
-            "ALTER TABLE orders FORCE ROW LEVEL SECURITY; CREATE ROLE {group}; GRANT {group} TO {WRITER};
+            "ALTER TABLE orders ENABLE ROW LEVEL SECURITY; ALTER TABLE orders FORCE ROW LEVEL SECURITY; CREATE ROLE {group}; GRANT {group} TO {WRITER};
              ALTER TABLE orders OWNER TO {group}"
         ))
         .expect("another owner");
-    let findings = check(&case, 0);
+    let findings = check(&case, 1);
+    says(&of(&findings, "error"), "row-level security is forced upon the owner of `public.orders`");
     let found = of(&findings, "warning");
     says(&found, "orders: a subscription fills it");
-    says(&found, "row-level security is forced upon the owner of `public.orders`");
     says(&found, &format!("`{group}`, who owns `public.orders`, may own no new copy"));
     let hints: Vec<&str> = findings.iter().filter_map(|finding| finding["hint"].as_str()).collect();
     let remedy = hints.iter().find(|hint| hint.starts_with("GRANT CREATE")).expect("a remedy");
     superuser.batch_execute(remedy).expect("a grant");
+    superuser.batch_execute("ALTER TABLE orders NO FORCE ROW LEVEL SECURITY").expect("no policy");
     assert!(!of(&check(&case, 0), "warning").iter().any(|said| said.contains("may own no new")));
     case.run(&["sync", "--full-refresh"]).expect(0);
     superuser

@@ -850,8 +850,8 @@ fn select_on_some_columns_is_enough_for_them() {
 #[test]
 fn settings_of_roles_do_not_change_what_arrives() {
     let mut case = Case::new(
-        "CREATE TABLE t (id int PRIMARY KEY, words text[], f float8, at timestamptz, m money, i interval, b bytea);
-         INSERT INTO t VALUES (1, ARRAY['a', NULL, 'NULL'], 0.1::float8 + 0.2, '2024-01-02 03:04:05.678+00', 12.5, '1 mon -2 days', '\\x00ff')",
+        "CREATE TABLE t (id int PRIMARY KEY, words text[], f float8, at timestamptz, m money, i interval, b bytea, r regclass);
+         INSERT INTO t VALUES (1, ARRAY['a', NULL, 'NULL'], 0.1::float8 + 0.2, '2024-01-02 03:04:05.678+00', 12.5, '1 mon -2 days', '\\x00ff', 'pg_class')",
         &json!([by("t", "at")]),
     );
     let settings = [
@@ -871,6 +871,7 @@ fn settings_of_roles_do_not_change_what_arrives() {
         "statement_timeout = '2s'",
         "default_transaction_read_only = on",
         "row_security = off",
+        "quote_all_identifiers = on",
     ];
     let mut superuser = case.destination_superuser();
     for setting in settings {

@@ -238,3 +238,70 @@ fn a_reconcile_killed_in_the_middle_leaves_the_table_as_it_was() {
     case.sync().says("10 deleted");
     case.assert_equal("public.orders");
 }
+
+const ACCOUNTS: &str = "
+    CREATE TABLE accounts (id int PRIMARY KEY, email text UNIQUE, at timestamptz DEFAULT clock_timestamp());
+    INSERT INTO accounts SELECT n, n || '@example.com' FROM generate_series(1, 10) n";
+
+#[test]
+fn a_value_that_a_deleted_row_had_goes_to_another_where_people_made_it_unique() {
+    for rule in [
+        json!({"replication_key": "at", "deletes": "remove"}),
+        json!({"replication_key": "at", "deletes": "remove", "reconcile_every": "30d"}),
+        json!({"replication_key": "xmin", "deletes": "remove"}),
+        json!({"mode": "diff", "replication_key": "xmin"}),
+        json!({"mode": "diff"}),
+    ] {
+        let mut case = Case::new(ACCOUNTS, &json!([with(json!({"name": "accounts"}), &rule)]));
+        case.sync();
+        case.at_destination("CREATE UNIQUE INDEX people_need_it ON accounts (email)");
+        case.at_source(
+            "DELETE FROM accounts WHERE id IN (3, 4);
+             INSERT INTO accounts VALUES (11, '3@example.com');
+             UPDATE accounts SET email = '4@example.com', at = clock_timestamp() WHERE id = 5",
+        );
+        case.sync().says("2 deleted");
+        case.assert_equal("public.accounts");
+        case.sync().says("sync done: 0 rows in");
+        case.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_is_removed_first_is_no_more_than_the_rule_lets_go() {
+    let rule = json!({"name": "accounts", "replication_key": "at", "deletes": "remove"});
+    let mut case = Case::new(ACCOUNTS, &json!([with(rule, &json!({"max_delete_percent": 10}))]));
+    case.at_source(
+        "INSERT INTO accounts SELECT n, n || '@example.com' FROM generate_series(11, 200) n",
+    );
+    case.sync();
+    case.at_destination("CREATE UNIQUE INDEX people_need_it ON accounts (email)");
+    case.at_source(
+        "DELETE FROM accounts WHERE id <= 40; INSERT INTO accounts VALUES (201, '3@example.com')",
+    );
+    case.sync_fails(1).says("max_delete_percent");
+    assert_eq!(case.ask("SELECT count(*) FROM accounts"), ["200"]);
+    case.assert_nothing_left();
+}
+
+#[test]
+fn values_that_rows_exchange_fail_with_a_remedy_that_works() {
+    let mut case = Case::new(
+        ACCOUNTS,
+        &json!([{"name": "accounts", "replication_key": "at", "deletes": "remove"}]),
+    );
+    case.sync();
+    case.at_destination("ALTER TABLE accounts ADD CONSTRAINT people_need_it UNIQUE (email)");
+    case.at_source(
+        "UPDATE accounts SET email = 'x', at = clock_timestamp() WHERE id = 1;
+         UPDATE accounts SET email = '1@example.com', at = clock_timestamp() WHERE id = 2;
+         UPDATE accounts SET email = '2@example.com', at = clock_timestamp() WHERE id = 1",
+    );
+    case.sync_fails(1).says("DEFERRABLE INITIALLY DEFERRED");
+    case.at_destination(
+        "ALTER TABLE accounts DROP CONSTRAINT people_need_it,
+         ADD CONSTRAINT people_need_it UNIQUE (email) DEFERRABLE INITIALLY DEFERRED",
+    );
+    case.sync();
+    case.assert_equal("public.accounts");
+}

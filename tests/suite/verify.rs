@@ -560,3 +560,23 @@ fn a_key_that_becomes_one_equal_to_it_is_the_same_row() {
         case.assert_equal(&format!("public.t{at}"));
     }
 }
+
+#[test]
+fn rows_that_a_policy_at_the_destination_hides_are_not_taken_for_none() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, tenant int, at timestamptz DEFAULT clock_timestamp());
+         INSERT INTO t SELECT n, n % 2 FROM generate_series(1, 6) n",
+        &json!([{"name": "t", "replication_key": "at", "deletes": "remove"}]),
+    );
+    case.sync();
+    case.at_destination(
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY;
+         CREATE POLICY p ON t USING (tenant = 1) WITH CHECK (true)",
+    );
+    case.at_source("DELETE FROM t WHERE tenant = 0; INSERT INTO t VALUES (7, 1)");
+    case.run(&["sync", "--verify"]).expect(1).says("NO FORCE ROW LEVEL SECURITY");
+    assert!(case.verify(1)["tables"][0]["error"].to_string().contains("policy for table"));
+    case.at_destination("ALTER TABLE t NO FORCE ROW LEVEL SECURITY");
+    case.sync().says("3 deleted");
+    case.assert_equal("public.t");
+}
