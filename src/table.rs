@@ -461,10 +461,12 @@ pub fn own_index_name(table: &str) -> String {
     suffixed(table, "_replicated_key")
 }
 
-/// The name that PostgreSQL would give to a column's NOT NULL, but for very long ones.
-#[must_use]
-pub fn not_null_name(table: &str, column: &str) -> String {
-    suffixed(&format!("{table}_{column}"), "_not_null")
+/// The names that PostgreSQL would give to a column's NOT NULL, each where those before it are taken, but for
+/// very long ones.
+pub fn not_null_names(table: &str, column: &str) -> impl Iterator<Item = String> {
+    let name = format!("{table}_{column}");
+    let numbers = std::iter::once(String::new()).chain((1..).map(|number: u32| number.to_string()));
+    numbers.map(move |number| suffixed(&name, &format!("_not_null{number}")))
 }
 
 /// A name with a suffix. Where the whole would exceed PostgreSQL's 63 bytes, the name's end is

@@ -9,7 +9,7 @@ use crate::receipt::{Receipt, VERSION};
 use crate::sql::copy::{Format, Selection, copy_in};
 use crate::sql::{self, Qualified, ddl, session, swap};
 use crate::table::dependent::{Dependents, Index};
-use crate::table::{DELETED_AT, Kind, SourceTable, digest, own_index_name};
+use crate::table::{DELETED_AT, Kind, SourceTable, digest, not_null_names, own_index_name};
 
 /// What only a first copy needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +53,12 @@ pub fn initial(
         let drop = format!("{} CASCADE", ddl::drop_table(situation.table));
         before.insert(0, Step::destination("drop the old table", drop));
     }
-    let named_after = situation.names_not_nulls().then_some(situation.table.name.as_str());
+    let not_null_name = |column: &str| not_null_name(situation, first.dependents, column);
     let columns = situation.shape.destination_columns();
     let storage = first.dependents.map_or_else(String::new, swap::storage);
     before.push(Step::destination(
         &format!("create `{}`", situation.table.plain()),
-        ddl::create_table(&new, &columns, named_after, &storage),
+        ddl::create_table(&new, &columns, not_null_name, &storage),
     ));
     Ok(Plan {
         sync_type,
@@ -340,11 +340,26 @@ fn keeping(situation: &Situation, statement: swap::Statement) -> Step {
     }
 }
 
+/// What a column's NOT NULL is called, where it has a name: after the name that the table will get, and as
+/// nothing else that people have put on it.
+fn not_null_name(
+    situation: &Situation,
+    dependents: Option<&Dependents>,
+    column: &str,
+) -> Option<String> {
+    let kept = |name: &String| {
+        dependents.is_some_and(|there| there.constraints.iter().any(|one| one.name == *name))
+    };
+    let mut names = not_null_names(&situation.table.name, column);
+    names.find(|name| !kept(name)).filter(|_| situation.names_not_nulls())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{APPENDED, COPIED, MERGED, Setting, first_words, receipt};
     use super::*;
     use crate::table::UniqueIndex;
+    use crate::table::dependent::Constraint;
 
     fn index(name: &str) -> Index {
         Index {
@@ -405,14 +420,20 @@ mod tests {
     }
 
     #[test]
-    fn not_nulls_are_called_after_the_table_where_they_have_names() {
+    fn not_nulls_are_called_after_the_table_and_as_nothing_else_where_they_have_names() {
         let setting = Setting::new(COPIED, false);
-        let created = |destination_version| {
+        let created = |destination_version, kept: &[&str]| {
             let situation = Situation { destination_version, ..setting.situation() };
             let receipt = receipt(&situation);
+            let constraint = |name: &&str| Constraint {
+                table: None,
+                name: (*name).to_owned(),
+                definition: "CHECK (id > 0)".to_owned(),
+            };
+            let constraints = kept.iter().map(constraint).collect();
             let first = First {
                 unasked: true,
-                dependents: None,
+                dependents: Some(&Dependents { constraints, ..Dependents::bare() }),
                 pg_dump_unusable: None,
                 user: "owner",
                 receipt: &receipt,
@@ -420,8 +441,11 @@ mod tests {
             let plan = initial(&situation, SyncType::Initial, String::new(), &first).unwrap();
             plan.before[1].sql.clone()
         };
-        assert!(created(17_00_00).contains(r#""id" integer NOT NULL,"#));
-        assert!(created(18_00_00).contains(r#""id" integer CONSTRAINT "t_id_not_null" NOT NULL,"#));
+        let says = |created: &str, said: &str| assert!(created.contains(said), "{created}");
+        says(&created(17_00_00, &["t_id_not_null"]), r#""id" integer NOT NULL,"#);
+        says(&created(18_00_00, &[]), r#""id" integer CONSTRAINT "t_id_not_null" NOT NULL,"#);
+        let kept = ["t_id_not_null1", "t_id_not_null"];
+        says(&created(18_00_00, &kept), r#""id" integer CONSTRAINT "t_id_not_null2" NOT NULL,"#);
     }
 
     #[test]

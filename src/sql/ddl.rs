@@ -1,7 +1,7 @@
 //! Tables, indexes and columns at the destination.
 
 use super::{Qualified, identifier, identifiers, literal};
-use crate::table::{Column, not_null_name};
+use crate::table::Column;
 
 /// Makes a schema, if it is not there.
 #[must_use]
@@ -9,18 +9,17 @@ pub fn create_schema(schema: &str) -> String {
     format!("CREATE SCHEMA IF NOT EXISTS {}", identifier(schema))
 }
 
-/// Makes a table with its NOT NULLs and nothing else. Where these have names (PostgreSQL 18 and
-/// later), they are called after the name that the table will get. `storage` ends the statement.
+/// Makes a table with its NOT NULLs and nothing else. What `not_null_name` calls that of a column is its name,
+/// where it has one. `storage` ends the statement.
 #[must_use]
 pub fn create_table(
     table: &Qualified,
     columns: &[Column],
-    named_after: Option<&str>,
+    not_null_name: impl Fn(&str) -> Option<String>,
     storage: &str,
 ) -> String {
     let column = |column: &Column| {
-        let constraint = named_after.map(|name| not_null_name(name, &column.name));
-        let not_null = match (column.not_null, constraint) {
+        let not_null = match (column.not_null, not_null_name(&column.name)) {
             (false, _) => String::new(),
             (true, None) => " NOT NULL".to_owned(),
             (true, Some(name)) => format!(" CONSTRAINT {} NOT NULL", identifier(&name)),
