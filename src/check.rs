@@ -97,13 +97,16 @@ fn pg_dump(pipeline: &Pipeline, source: &Session, checkup: &mut Checkup) {
     if pipeline.rules.iter().any(|rule| rule.initial == InitialPath::PgDump) {
         let installed = Installed::for_source(&pipeline.source, &source.server);
         match installed.unusable() {
-            Some(why) => checkup.add(Finding::warning(
-                About::PgDump,
-                &format!("{why}: first copies are read by COPY instead"),
-                "install PostgreSQL's client programs, of the source's version or newer, or set \
-                 \"initial\" to \"copy\""
-                    .to_owned(),
-            )),
+            Some(why) => {
+                let hint = if source.server.in_recovery {
+                    "set \"initial\" to \"copy\", or read from the primary"
+                } else {
+                    "install PostgreSQL's client programs, of the source's version or newer, or set \
+                     \"initial\" to \"copy\""
+                };
+                let said = format!("{why}: first copies are read by COPY instead");
+                checkup.add(Finding::warning(About::PgDump, &said, hint.to_owned()));
+            }
             None => checkup.add(Finding::good(About::PgDump, "it can read the source".to_owned())),
         }
     }

@@ -58,6 +58,7 @@ const LONGEST_COMPLAINT_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Installed {
     server_version: u32,
+    in_recovery: bool,
     met_directly: bool,
     system_is_trusted: bool,
     unusable: OnceLock<Option<String>>,
@@ -67,13 +68,23 @@ impl Installed {
     /// What is to read this source, which says this of itself.
     #[must_use]
     pub fn for_source(source: &Endpoint, server: &Server) -> Self {
-        let Server { version: server_version, met_directly, .. } = *server;
+        let Server { version: server_version, in_recovery, met_directly, .. } = *server;
         let system_is_trusted = source.tls.mode != TlsMode::Disable
             && source.tls.root_certificate.as_deref() == Some(SYSTEM);
-        Self { server_version, met_directly, system_is_trusted, unusable: OnceLock::new() }
+        let unusable = OnceLock::new();
+        Self { server_version, in_recovery, met_directly, system_is_trusted, unusable }
     }
 
     fn look(&self) -> Option<String> {
+        // An exported snapshot lacks what of a standby's holds the transactions in flight, once one of them has
+        // more than 64 subtransactions. Who takes it over takes them all for undone, and marks their rows as
+        // such in the standby's pages, for everybody and for good (PostgreSQL 14 to 18; tried in the suite).
+        if self.in_recovery {
+            return Some(
+                "the source is a standby, which a snapshot that it shares with pg_dump may damage"
+                    .to_owned(),
+            );
+        }
         if !self.met_directly {
             return Some(
                 "a pooler keeps to itself what pg_dump's session is to begin with".to_owned(),

@@ -624,7 +624,7 @@ fn a_standby_serves_as_the_source_and_its_promotion_is_noticed() {
     case.write_env(&format!("SOURCE_PORT={}", standby.address().port()));
     let run = case.sync();
     run.says("the source is a standby, where transactions in flight on its primary cannot be seen");
-    assert!(!run.stdout.contains("instead of pg_dump"), "{}", run.stdout);
+    run.says("events: COPY reads it instead of pg_dump: the source is a standby");
     case.assert_equal("public.events");
     case.at_source("INSERT INTO events VALUES (100); INSERT INTO others VALUES (2)");
     let mut replica = standby.connect(&case.database);
@@ -652,6 +652,38 @@ fn a_standby_serves_as_the_source_and_its_promotion_is_noticed() {
     case.source = replica;
     case.assert_equal("public.events");
     case.assert_equal("public.others");
+    standby.stop("immediate");
+    servers.stop();
+}
+
+/// A session that takes over a standby's snapshot takes transactions in flight for undone, where one of them has
+/// more than 64 subtransactions, and tells everybody so in the pages that it reads.
+#[test]
+fn a_first_copy_from_a_standby_hides_no_row_there_for_good() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = Case::on(&servers, EVENTS, &json!([by("events", "number")]));
+    case.at_source("CREATE TABLE others (id int)");
+    let standby = servers.standby();
+    case.write_env(&format!("SOURCE_PORT={}", standby.address().port()));
+    let mut many = case.another_source();
+    many.batch_execute("BEGIN").expect("a transaction");
+    for number in 0..70 {
+        let step = format!("SAVEPOINT s{number}; INSERT INTO others VALUES ({number})");
+        many.batch_execute(&step).expect("a subtransaction");
+    }
+    let mut late = case.another_source();
+    late.batch_execute("BEGIN; INSERT INTO events VALUES (500)").expect("a row");
+    case.at_source("INSERT INTO others VALUES (100)");
+    let mut replica = standby.connect(&case.database);
+    judge::wait_for(&mut replica, "SELECT 1 FROM others WHERE id = 100");
+    case.sync();
+    late.batch_execute("COMMIT").expect("a commit");
+    many.batch_execute("COMMIT").expect("a commit");
+    judge::wait_for(&mut replica, "SELECT 1 FROM others WHERE id = 69");
+    assert_eq!(judge::column(&mut replica, "SELECT id FROM events WHERE id = 500"), ["500"]);
+    case.sync();
+    case.assert_equal("public.events");
     standby.stop("immediate");
     servers.stop();
 }
