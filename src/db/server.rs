@@ -72,6 +72,7 @@ impl Server {
             system_identifier: self.system_identifier.clone(),
             timeline: self.timeline.clone(),
             running_since: self.undisturbed_since(),
+            recovered_at: self.recovered_at.clone().filter(|_| !self.in_recovery),
             snapshot_xmin: source.snapshot.xmin,
             unseen: source.snapshot.unseen(),
         }

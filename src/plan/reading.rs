@@ -47,9 +47,17 @@ pub fn since(
     let mut since = Since::default();
     let mut moved = moved(before, source, now);
     let start = before.watermark.start.as_deref();
+    let given_twice = may_be_given_twice(before, key, now);
+    if given_twice {
+        since.notes.push(
+            "the source was failed over or restored, or has crashed, and may have given keys twice since: all \
+             rows are read"
+                .to_owned(),
+        );
+    }
     let from = key
         .zip(start)
-        .filter(|(key, start)| !key.is_at_the_bottom(start) && seen != Seen::NoKey)
+        .filter(|(key, start)| !key.is_at_the_bottom(start) && seen != Seen::NoKey && !given_twice)
         .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
         Some(why) => Err(why.to_owned()),
@@ -135,6 +143,12 @@ fn rows_of(partitions: &[u32], source: &SourceTable) -> Option<String> {
     Some(format!("{} AND ({})", in_tables(partitions), bounds?.join(" OR ")))
 }
 
+/// Whether rows that are newer than the last sync may have keys that rows had which the source has lost.
+fn may_be_given_twice(before: &Progress, key: Option<&Key>, now: &Position) -> bool {
+    key.is_some_and(Key::may_be_given_twice)
+        && overlap::may_have_lost(before.position.as_ref(), now)
+}
+
 /// The condition on rows that were written since the watermark stands where it does; none where nothing
 /// tells.
 fn since_then(before: &Progress, source: &SourceTable, now: &Position) -> Option<String> {
@@ -161,6 +175,9 @@ pub fn unseen(
     if planted(Fault::AllPending) {
         return Some("true".to_owned());
     }
+    if may_be_given_twice(before, key, now) {
+        return Some("true".to_owned());
+    }
     let start = before.watermark.start.as_deref();
     let position = before.position.as_ref().filter(|_| source.lacks_xmin().is_none());
     let newer = overlap::newer(position, now, source.snapshot.xmax).ok();
@@ -179,7 +196,10 @@ pub fn unseen(
     };
     let conditions: Vec<String> = above.into_iter().chain(newer).collect();
     if conditions.is_empty() {
-        return None;
+        // Then the next sync reads all rows, and where the one after it will know more, so may we wait for it.
+        let told = before.position.is_some() && now.running_since.is_some();
+        let passing = key.is_some() || told && source.lacks_xmin().is_none();
+        return passing.then(|| "true".to_owned());
     }
     let condition = conditions.join(" AND ");
     let known = before.storage.as_deref().unwrap_or_default();
@@ -242,6 +262,7 @@ mod tests {
             system_identifier: Some("7".to_owned()),
             timeline: Some("1".to_owned()),
             running_since: Some("noon".to_owned()),
+            recovered_at: Some("dawn".to_owned()),
             snapshot_xmin: 50,
             start: start.map(str::to_owned),
             unseen: Some(Unseen { from: 60, in_flight: vec![50] }),
@@ -314,6 +335,25 @@ mod tests {
     }
 
     #[test]
+    fn where_numbers_may_have_been_given_twice_all_rows_are_read_and_where_a_clock_gave_them_they_are_not()
+     {
+        let old = before(Some("7"), &PARTS);
+        let crashed = Position {
+            recovered_at: Some("dusk".to_owned()),
+            running_since: Some("one".to_owned()),
+            ..position(None)
+        };
+        let read =
+            |key: &Key| since(&old, (Some(key), Seen::Key(vec!["9"])), &source(&PARTS), &crashed);
+        let found = read(&key());
+        assert_eq!(found.condition, None);
+        assert!(found.notes[0].contains("may have given keys twice"), "{found:?}");
+        assert_eq!(unseen(&old, Some(&key()), &source(&PARTS), &crashed), Some("true".to_owned()));
+        let clock = Key { key_type: KeyType::TimestampWithTimeZone, ..key() };
+        assert!(read(&clock).condition.is_some());
+    }
+
+    #[test]
     fn new_parts_are_read_whole_and_so_is_a_table_that_was_rewritten() {
         let old = before(None, &PARTS[..1]);
         let read = since(&old, (None, Seen::Nothing), &source(&PARTS), &position(None));
@@ -382,6 +422,14 @@ mod tests {
         let pending = unseen(&whole, Some(&key()), &view, &now).unwrap();
         assert_eq!(pending, "(\"at\" >= '7'::integer OR \"at\" IS NULL)");
         assert_eq!(unseen(&whole, None, &view, &now), None);
+        // Where nothing tells, and the next sync reads all, what it will find is pending; where nothing ever
+        // will, it is not.
+        let elsewhere = Position { running_since: Some("one".to_owned()), ..position(None) };
+        let all = Some("true".to_owned());
+        assert_eq!(unseen(&whole, None, &source(&PARTS), &elsewhere), all);
+        assert_eq!(unseen(&before(None, &[]), Some(&key()), &view, &now), all);
+        let silent = Position { running_since: None, ..position(None) };
+        assert_eq!(unseen(&whole, None, &source(&PARTS), &silent), None);
         // A part that was attached is newer, one that was rewritten is not.
         let parts = [part(1, 11), PARTS[1]];
         let old = before(None, &PARTS[..1]);

@@ -226,6 +226,13 @@ impl Key {
         self.key_type.may_go_back()
     }
 
+    /// Whether a source that has lost rows may give their keys to others. A clock does not, and of texts nobody
+    /// knows.
+    #[must_use]
+    pub fn may_be_given_twice(&self) -> bool {
+        self.key_type.may_go_back() || self.key_type == KeyType::Text
+    }
+
     /// Whether `mark` may lie below `start`, although keys grow.
     #[must_use]
     pub fn may_have_gone_back(&self, mark: &str, start: &str) -> bool {

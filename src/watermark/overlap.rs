@@ -27,6 +27,10 @@ pub struct Position {
     /// When the server was started, and when it recovered from a crash; older receipts do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<String>,
+    /// When it recovered from a crash, which may have taken back what was committed. Of a standby nothing: what it
+    /// shows is safe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered_at: Option<String>,
     /// The oldest transaction that was still running: all below are visible or void. 64 bits.
     pub snapshot_xmin: u64,
     /// The watermark that was written with it. Somebody who sets a watermark back wants rows to
@@ -95,6 +99,18 @@ pub fn history_changed(before: Option<&Position>, now: &Position) -> bool {
     })
 }
 
+/// Whether the source may have lost between two syncs what it had committed: it was restored or failed over, or
+/// it crashed, and `synchronous_commit` was off. What it has counted since may have the same numbers.
+#[must_use]
+pub fn may_have_lost(before: Option<&Position>, now: &Position) -> bool {
+    let crashed = |before: &Position| {
+        before.recovered_at.is_some()
+            && now.recovered_at.is_some()
+            && before.recovered_at != now.recovered_at
+    };
+    history_changed(before, now) || before.is_some_and(crashed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +120,7 @@ mod tests {
             system_identifier: Some("7".to_owned()),
             timeline: Some("1".to_owned()),
             running_since: Some("noon".to_owned()),
+            recovered_at: Some("dawn".to_owned()),
             snapshot_xmin: xmin,
             start: None,
             unseen: None,
@@ -129,6 +146,18 @@ mod tests {
     fn the_condition_names_the_32_bits_that_rows_hold() {
         let found = condition(Some(&position((5 << 32) + 77)), &position(0), (5 << 32) + 99);
         assert_eq!(found.unwrap(), "age(xmin) <= age('77'::xid)");
+    }
+
+    #[test]
+    fn a_failover_and_a_crash_may_lose_and_a_start_does_not() {
+        let now = position(10);
+        let lost = |before: &Position| may_have_lost(Some(before), &now);
+        assert!(lost(&Position { timeline: Some("0".to_owned()), ..position(10) }));
+        assert!(lost(&Position { recovered_at: Some("dusk".to_owned()), ..position(10) }));
+        assert!(!lost(&Position { running_since: Some("one".to_owned()), ..position(10) }));
+        // A standby, or the receipt of an older version.
+        assert!(!lost(&Position { recovered_at: None, ..position(10) }));
+        assert!(!may_have_lost(None, &now));
     }
 
     #[test]

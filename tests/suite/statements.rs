@@ -135,6 +135,7 @@ impl Facts {
                 system_identifier: Some("1".to_owned()),
                 timeline: Some("1".to_owned()),
                 running_since: Some("noon".to_owned()),
+                recovered_at: Some("dawn".to_owned()),
                 snapshot_xmin: 700,
                 start: Some(watermark.to_owned()),
                 unseen: None,
