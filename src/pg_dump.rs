@@ -37,6 +37,9 @@ const LOST: [&str; 6] = [
     "SET TRANSACTION SNAPSHOT",
 ];
 
+/// By these words it tells that it was let in, and that a trigger on login wants to write.
+const LOGIN_WRITES: &str = "in a read-only transaction";
+
 /// By these words pg_dump tells that somebody has the table for himself, or who wants to alter it stands
 /// between us, who hold a lock on it, and pg_dump, which wants one too.
 const NOT_LOCKED: [&str; 2] = ["LOCK TABLE", "canceling statement due to statement timeout"];
@@ -246,7 +249,7 @@ fn failure(status: impl std::fmt::Display, complaints: &str) -> Error {
     let message = format!("pg_dump ended with {status}");
     let said = |sign: &str| complaints.contains(sign);
     let without = "\"initial\": \"copy\" in tables-config.json does without pg_dump";
-    let mut error = if LOST.into_iter().any(said) {
+    let mut error = if LOST.into_iter().any(said) && !said(LOGIN_WRITES) {
         Error::unreachable(message).hint(without)
     } else if NOT_LOCKED.into_iter().all(said) {
         Error::table(message).passing().hint(
@@ -335,11 +338,11 @@ fn command(source: &Endpoint, wanted: Wanted) -> Command {
         .env("PGAPPNAME", crate::db::READER)
         .env("PGCONNECT_TIMEOUT", "15")
         .env("PGSSLMODE", source.tls.mode.name())
-        // pg_dump itself pins what else changes how values are written, and begins a transaction that only
-        // reads; to begin the whole session so would forbid a trigger on login what it writes.
+        // pg_dump itself pins what else changes how values are written.
         .env(
             "PGOPTIONS",
-            "-c lc_monetary=C -c TimeZone=UTC -c bytea_output=hex -c quote_all_identifiers=off",
+            "-c default_transaction_read_only=on -c lc_monetary=C -c TimeZone=UTC -c bytea_output=hex \
+             -c quote_all_identifiers=off",
         )
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
@@ -376,9 +379,68 @@ mod tests {
     }
 
     #[test]
+    fn it_reads_in_our_snapshot_and_trusts_and_writes_no_more_than_we_do() {
+        let tls = |mode| crate::config::Tls {
+            mode,
+            root_certificate: Some("/root.crt".to_owned()),
+            certificate: Some("/own.crt".to_owned()),
+            key: Some("/own.key".to_owned()),
+        };
+        let endpoint = |mode| Endpoint {
+            side: crate::config::Side::Source,
+            host: "db.example.com".to_owned(),
+            port: 5433,
+            user: "reader".to_owned(),
+            password: Some(crate::config::Secret::new("s3cret".to_owned())),
+            password_file_ignored: None,
+            database: "shop".to_owned(),
+            schema: "public".to_owned(),
+            tls: tls(mode),
+        };
+        let table = Qualified::new("s", "t");
+        let wanted = Wanted { snapshot: "00000003-1", table: &table, columns: &[], without: &[] };
+        let told = |mode| {
+            let command = command(&endpoint(mode), wanted);
+            let text = |text: &std::ffi::OsStr| text.to_str().unwrap().to_owned();
+            let arguments: Vec<String> = command.get_args().map(text).collect();
+            let set =
+                command.get_envs().filter_map(|(name, value)| Some((text(name), text(value?))));
+            (arguments, set.collect::<std::collections::BTreeMap<_, _>>())
+        };
+        for (name, mode) in TlsMode::NAMES {
+            let (arguments, set) = told(mode);
+            assert!(arguments.windows(2).any(|two| two == ["--snapshot", "00000003-1"]));
+            assert!(arguments.iter().all(|argument| !argument.contains("s3cret")));
+            let get = |name: &str| set.get(name).map(String::as_str);
+            assert_eq!(get("PGSSLMODE"), Some(name), "else libpq would prefer, and trust anybody");
+            let encrypted = mode != TlsMode::Disable;
+            assert_eq!(get("PGSSLROOTCERT"), encrypted.then_some("/root.crt"));
+            assert_eq!(get("PGSSLCERT"), encrypted.then_some("/own.crt"));
+            assert_eq!(get("PGSSLKEY"), encrypted.then_some("/own.key"));
+            assert_eq!(get("PGPASSWORD"), Some("s3cret"));
+            let options = get("PGOPTIONS").unwrap_or_default();
+            for setting in [
+                "default_transaction_read_only=on",
+                "lc_monetary=C",
+                "TimeZone=UTC",
+                "bytea_output=hex",
+                "quote_all_identifiers=off",
+            ] {
+                assert!(options.contains(setting), "{options}");
+            }
+        }
+    }
+
+    #[test]
     fn what_passes_is_told_from_what_stays_and_a_lock_from_a_lost_server() {
         let kinds = [
             ("pg_dump: error: connection to server at \"h\" failed", true, Kind::Unreachable),
+            (
+                "pg_dump: error: connection to server at \"h\" failed: FATAL:  cannot execute INSERT in a \
+                 read-only transaction",
+                false,
+                Kind::Table,
+            ),
             (
                 "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout; \
                  Query was: LOCK TABLE public.t IN ACCESS SHARE MODE",

@@ -110,11 +110,12 @@ impl Situation<'_> {
     /// The step that fails where somebody has emptied or rewritten what was read after the snapshot was
     /// taken, which then looks empty in it; none where our lock was there before the snapshot.
     fn undisturbed(&self) -> Option<Step> {
-        let kind = matches!(self.source.kind, Kind::Table | Kind::Partitioned);
+        // A partition may be attached to a table that others have locked as we have.
+        let fixed = self.source.kind == Kind::Table;
         // A policy may read other tables than this one, and so may a condition, by a query or a function.
         let reads = self.rule.filter.as_ref().is_some_and(|condition| condition.contains('('));
         let alone = !reads && !self.source.row_security;
-        let locked = kind && alone && self.source.readable;
+        let locked = fixed && alone && self.source.readable;
         (!locked).then(|| {
             let purpose = format!("read `{}` as it was at one time", self.source.name.plain());
             Step::source(&purpose, crate::sql::session::REWRITTEN).result(Outcome::Undisturbed)

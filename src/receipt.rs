@@ -337,7 +337,10 @@ fn changed(what: &str, before: Option<&str>, now: Option<&str>) -> Option<String
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::watermark::Mark;
 
     #[test]
     fn a_part_of_an_older_receipt_is_what_it_was_and_another_is_not() {
@@ -355,6 +358,49 @@ mod tests {
         {
             assert!(!same_part(before, now), "{before} {now}");
         }
+    }
+
+    #[test]
+    fn what_two_agree_on_reads_all_that_either_would() {
+        let part = |oid| Storage { oid, file: oid, attached: None, unlogged: false, again: false };
+        let watch = Watch { system_identifier: Some("7".to_owned()), xmin: 5 };
+        let progress = |start: &str, snapshot_xmin, parts: &[u32], reconciled_at: Option<i64>| {
+            let start = Some(start.to_owned());
+            let position = Position { snapshot_xmin, start: start.clone(), ..Position::default() };
+            let pending = vec![Mark { key: "9".to_owned(), in_flight: BTreeSet::new() }];
+            Progress {
+                watermark: Watermark { start, pending },
+                position: Some(position.clone()),
+                watermark_set_in: Some(position),
+                storage: Some(parts.iter().map(|&oid| part(oid)).collect()),
+                lookback: Some("3".to_owned()),
+                reconciled_at: reconciled_at.map(|at| Timestamp::from_second(at).unwrap()),
+                destination: Some(watch.clone()),
+            }
+        };
+        let seven = Some("7".to_owned());
+        let newer = progress("7", 60, &[1, 2], Some(20));
+        let older = progress("7", 50, &[2, 3], Some(10));
+        for (one, other) in [(&newer, &older), (&older, &newer)] {
+            let both = one.clone().earlier(other.clone(), seven.clone());
+            assert_eq!(both.watermark, Watermark { start: seven.clone(), pending: Vec::new() });
+            assert_eq!(both.position, older.position, "the older snapshot has seen less");
+            assert_eq!(both.watermark_set_in, None);
+            assert_eq!(both.storage, Some(vec![part(2)]), "what one does not know is read whole");
+            assert_eq!(both.lookback.as_deref(), Some("3"));
+            assert_eq!(both.reconciled_at, older.reconciled_at);
+            assert_eq!(both.destination, None, "who has written there since, neither can tell");
+            // Of two lookbacks the lesser is not known to have been read with either.
+            let longer = Progress { lookback: Some("4".to_owned()), ..other.clone() };
+            assert_eq!(one.clone().earlier(longer, seven.clone()).lookback, None);
+            let unknown = Progress { storage: None, position: None, ..other.clone() };
+            let both = one.clone().earlier(unknown, seven.clone());
+            assert_eq!((both.storage, both.position), (Some(Vec::new()), None));
+            let not_yet = Progress { reconciled_at: None, ..other.clone() };
+            assert_eq!(one.clone().earlier(not_yet, seven.clone()).reconciled_at, None);
+        }
+        let ahead = progress("8", 70, &[2], None);
+        assert_eq!(newer.earlier(ahead, seven).position, None, "one was set in another snapshot");
     }
 
     #[test]

@@ -398,7 +398,10 @@ fn prepare_schema(destination: &mut Session, schema: &str) -> Result<()> {
             Err(error) if taken(&error) => destination.run(&purpose, &sql),
             done => done,
         };
-        done.map_err(|error| error.hint(&hint))?;
+        done.map_err(|error| match error.sqlstate.as_deref() {
+            Some("42501") => error.hint(&hint),
+            _ => error,
+        })?;
     }
     Ok(())
 }

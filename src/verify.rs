@@ -224,10 +224,12 @@ impl TableVerification<'_> {
 /// replaces.
 fn no_copy(rule: &Rule, table: &Qualified, why: &str) -> Error {
     let table = table.plain();
+    // What is added to is not replaced unless somebody asks for it.
+    let asked = if rule.mode == Mode::IncrementalAppend { " --full-refresh" } else { "" };
     Error::table(format!("`{table}` may be no copy of `{}`, and is not repaired", rule.name))
         .because(why)
         .hint(format!(
-            "run `incremental-replication sync --table {}`, which replaces it",
+            "run `incremental-replication sync --table {}{asked}`, which replaces it",
             shell_quoted(&rule.name)
         ))
 }

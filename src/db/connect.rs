@@ -126,14 +126,15 @@ impl Session {
             })?;
         self.watch.process = self.server.process;
         // None of these is worth failing for: some hosts forbid a question, some platforms a setting.
-        let questions = [
-            catalog::SYSTEM_IDENTIFIER,
-            catalog::TIMELINE,
-            catalog::RECOVERED_AT,
-            session::NOTICE_OUR_DEATH,
-        ];
+        let can = self.server.version >= session::NOTICES_DEATHS;
+        let questions: Vec<String> =
+            [catalog::SYSTEM_IDENTIFIER, catalog::TIMELINE, catalog::RECOVERED_AT]
+                .into_iter()
+                .chain(can.then_some(session::NOTICE_OUR_DEATH))
+                .map(str::to_owned)
+                .collect();
         let mut answers = self
-            .answers("ask the server who it is", &questions.map(str::to_owned), Patience::Long)?
+            .answers("ask the server who it is", &questions, Patience::Long)?
             .into_iter()
             .map(|rows| rows?.pop()?.pop()?);
         self.server.system_identifier = answers.next().flatten();

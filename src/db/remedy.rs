@@ -91,6 +91,11 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
              put the table that it refers to first in tables-config.json"
                 .to_owned()
         }
+        ("55000", Side::Destination) => {
+            "where a publication there sends on what the table gets, let it tell its rows apart, which new copies \
+             keep: ALTER TABLE ... REPLICA IDENTITY FULL"
+                .to_owned()
+        }
         ("55P03", _) => {
             format!("another session at the {side} holds a lock; sync again when it is done")
         }

@@ -269,6 +269,71 @@ impl ServerCertVerifier for Anybody {
 mod tests {
     use super::*;
 
+    /// What a client with this configuration says of a server that shows a certificate and holds a key.
+    fn greeted(
+        client: ClientConfig,
+        version: &'static rustls::SupportedProtocolVersion,
+        (certificate, key): (&rcgen::Certificate, &rcgen::KeyPair),
+    ) -> std::result::Result<(), rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let key = ring::sign::any_supported_type(&key).unwrap();
+        let shown = rustls::sign::CertifiedKey::new(vec![certificate.der().clone()], key);
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
+        let mut server = rustls::ServerConnection::new(Arc::new(server)).unwrap();
+        let host = ServerName::try_from("localhost").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(client), host).unwrap();
+        while client.is_handshaking() {
+            let (mut there, mut back) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut there).unwrap();
+            }
+            server.read_tls(&mut &*there).unwrap();
+            server.process_new_packets()?;
+            while server.wants_write() {
+                server.write_tls(&mut back).unwrap();
+            }
+            client.read_tls(&mut &*back).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn who_shows_a_certificate_and_has_not_its_key_is_not_trusted() {
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let issuers = rcgen::KeyPair::generate().unwrap();
+        let root = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(root.path(), authority.self_signed(&issuers).unwrap().pem()).unwrap();
+        let issuer = rcgen::Issuer::new(authority, issuers);
+        let (own, others) =
+            (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&own, &issuer).unwrap();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            for mode in [TlsMode::Require, TlsMode::VerifyCa, TlsMode::VerifyFull] {
+                let root_certificate = Some(root.path().display().to_string());
+                let tls = Tls { mode, root_certificate, ..Tls::default() };
+                let greeted =
+                    |key| greeted(configuration(&tls).unwrap(), version, (&certificate, key));
+                assert_eq!(greeted(&own), Ok(()), "{mode:?} {version:?}");
+                let error = greeted(&others).expect_err("no proof of the key");
+                assert!(
+                    matches!(
+                        error,
+                        rustls::Error::InvalidCertificate(CertificateError::BadSignature)
+                    ),
+                    "{mode:?} {version:?}: {error:?}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn no_file_is_looked_at_where_nothing_will_be_encrypted() {
         let absent = || Some("/absent/file".to_owned());

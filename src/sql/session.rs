@@ -59,9 +59,12 @@ pub const MET_DIRECTLY: &str = "-c incremental_replication.met_directly=on";
 /// How long a statement waits for somebody else's lock before the table fails.
 const LOCK_TIMEOUT: &str = "60s";
 
-/// Lets the server notice within seconds that we were killed while it worked for us (14 and
-/// later; some platforms refuse it, which is no reason to fail).
+/// Lets the server notice within seconds that we were killed while it worked for us. Some platforms refuse it,
+/// which is no reason to fail; before [`NOTICES_DEATHS`] none knows it.
 pub const NOTICE_OUR_DEATH: &str = "SET client_connection_check_interval = '5s'";
+
+/// The first `server_version_num` that can.
+pub const NOTICES_DEATHS: u32 = 14_00_00;
 
 /// Begins the transaction whose snapshot a table is read in. The lock keeps the table's shape
 /// from changing between the look at the catalog and the copy; being taken before the snapshot,
@@ -77,7 +80,8 @@ pub fn begin_snapshot(lock: Option<&Qualified>) -> String {
 
 /// Which tables, of all that the transaction has read, look otherwise in its snapshot than they were when it
 /// got their locks: one row each, its name. A TRUNCATE, and an ALTER TABLE that writes all rows anew, leave
-/// nothing that an older snapshot could see, and neither does a table that has taken another's name.
+/// nothing that an older snapshot could see, and neither does a table that has taken another's name. Of one that has
+/// become a partition since, an older snapshot shows rows that its parent never had.
 ///
 /// A snapshot sees the catalog as it was, and functions see it as it is.
 pub const REWRITTEN: &str = "\
@@ -86,7 +90,8 @@ FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.re
 WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid()
 AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
 AND CASE WHEN c.oid IS NULL THEN pg_get_indexdef(l.relation) IS NULL
-  ELSE c.relkind IN ('r', 'm') AND c.relfilenode NOT IN (0, pg_relation_filenode(c.oid)) END";
+  ELSE c.relkind IN ('r', 'm') AND c.relfilenode NOT IN (0, pg_relation_filenode(c.oid))
+    OR c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND pg_partition_root(c.oid) <> c.oid END";
 
 /// Hands the transaction's snapshot to another session: one row, its name.
 pub const EXPORT_SNAPSHOT: &str = "SELECT pg_export_snapshot()";

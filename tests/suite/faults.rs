@@ -149,6 +149,33 @@ fn two_runs_at_once_are_safe_and_the_second_says_so() {
 }
 
 #[test]
+fn a_run_holds_the_table_that_it_is_at_and_none_that_it_has_done() {
+    let make = |name| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, at int); INSERT INTO {name} VALUES (1, 1);"
+        )
+    };
+    let mut case = Case::new(
+        &["done", "held"].map(make).concat(),
+        &json!([by("done", "at"), by("held", "at")]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO done VALUES (2, 2); INSERT INTO held VALUES (2, 2)");
+    let mut holder = case.destination_superuser();
+    holder.batch_execute("BEGIN; LOCK TABLE held IN SHARE MODE").expect("a lock");
+    let first = case.start(&["sync"]);
+    let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'held'::regclass";
+    judge::wait_for(&mut holder, waits);
+    case.at_source("INSERT INTO done VALUES (3, 3)");
+    let second = case.run(&["sync", "--table", "done"]);
+    holder.batch_execute("COMMIT").expect("an end");
+    second.expect(0).says("done-incremental-");
+    case.assert_equal("public.done");
+    finish(first).expect(0);
+    case.assert_equal("public.held");
+}
+
+#[test]
 fn a_lock_on_the_table_at_the_source_ends_in_an_error_that_says_so() {
     let mut case = orders("pg_dump");
     case.sync();

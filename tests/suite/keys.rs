@@ -234,7 +234,10 @@ fn a_run_does_not_settle_marks_of_one_that_began_after_it() {
 
 #[test]
 fn keys_that_go_back_while_a_run_is_under_way_are_not_lost() {
-    let mut case = two_tables(crate::support::case::servers());
+    // Where other tests are at work, their transactions make every snapshot older than it is.
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = two_tables(&servers);
     case.at_source("INSERT INTO t SELECT n, n FROM generate_series(102, 110) n");
     let run = Waiting::begin(&case);
     case.at_source(
@@ -245,6 +248,22 @@ fn keys_that_go_back_while_a_run_is_under_way_are_not_lost() {
     case.sync();
     let lost = case.ask("SELECT 10 - count(*) FROM t WHERE id > 1000");
     assert_eq!(lost, ["0"]);
+    servers.stop();
+}
+
+#[test]
+fn the_mark_of_a_table_that_was_made_again_since_says_nothing_of_the_new_one() {
+    // Its newest key is a text of which nobody knows that it lies above those that come.
+    let mut case = two_tables_with(crate::support::case::servers(), "text COLLATE \"C\"", "chr");
+    let run = Waiting::begin(&case);
+    case.at_source(
+        "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, key text COLLATE \"C\"); INSERT INTO t SELECT n, chr(n) FROM generate_series(1, 60) n",
+    );
+    run.end().expect(0);
+    case.assert_equal("public.t");
+    case.at_source("INSERT INTO t VALUES (101, chr(61))");
+    case.sync();
+    case.assert_equal("public.t");
 }
 
 #[test]
@@ -367,6 +386,27 @@ fn a_key_that_nobody_could_look_at_may_have_gone_back() {
 }
 
 #[test]
+fn a_table_whose_key_nobody_could_look_at_is_not_idle() {
+    let patient = with(strictly("t", "id"), &json!({"settle": "1m"}));
+    let mut case = Case::new(TEN, &json!([patient]));
+    case.sync();
+    case.at_source(&format!("DELETE FROM t WHERE id > 5; {}", new(6, 6)));
+    let mut holder = case.another_source();
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").expect("a lock");
+    let child = case.start(&["sync"]);
+    // The mark was to be taken, and whoever is at work is waited for.
+    case.until(
+        "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_prepared_xacts%' \
+         AND application_name LIKE 'incremental-replication%' AND datname = current_database()",
+    );
+    holder.batch_execute("COMMIT").expect("an end");
+    Run::from(child.wait_with_output().expect("a run")).expect(0);
+    case.at_source(&new(7, 12));
+    case.sync();
+    assert_all_new(&mut case, 6, 12);
+}
+
+#[test]
 fn a_part_that_was_never_filled_is_new_once_it_is() {
     let mut case = Case::new(
         "CREATE TABLE t (id int, region int, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
@@ -387,6 +427,33 @@ fn a_part_that_was_never_filled_is_new_once_it_is() {
     case.sync();
     let log = case.run(&["-v", "sync"]);
     assert!(!log.stdout.contains("tableoid"), "it is an old part now:\n{}", log.stdout);
+}
+
+#[test]
+fn a_row_that_a_new_part_gets_late_is_found_however_late_it_is() {
+    for prepared in [false, true] {
+        let mut case = Case::new(
+            "CREATE TABLE t (id int, region int, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+             CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1); CREATE TABLE t2 (LIKE t INCLUDING ALL);
+             INSERT INTO t VALUES (100, 1, 'a'); INSERT INTO t2 VALUES (1, 2, 'b')",
+            &json!([strictly("t", "id")]),
+        );
+        case.sync();
+        case.at_source("ALTER TABLE t ATTACH PARTITION t2 FOR VALUES IN (2)");
+        let mut late = case.another_source();
+        late.batch_execute("BEGIN; INSERT INTO t VALUES (6, 2, 'late')").expect("a late row");
+        if prepared {
+            late.batch_execute("PREPARE TRANSACTION 'late part'").expect("it is prepared");
+        }
+        for id in 101..104 {
+            case.at_source(&format!("INSERT INTO t VALUES ({id}, 1, 'a')"));
+            case.sync();
+        }
+        let end = if prepared { "COMMIT PREPARED 'late part'" } else { "COMMIT" };
+        late.batch_execute(end).expect("a commit");
+        case.sync();
+        case.verify(0);
+    }
 }
 
 #[test]

@@ -212,6 +212,20 @@ fn a_reconcile_is_spaced_out_and_can_be_asked_for() {
 }
 
 #[test]
+fn a_sync_that_looks_for_no_deleted_rows_puts_the_next_look_for_them_off_no_further() {
+    let mut case = orders(&json!({"deletes": "remove", "reconcile_every": "24h"}));
+    let last = "SELECT receipt ->> 'reconciled_at' FROM _sync_state";
+    let first = case.ask(last);
+    case.at_source(
+        "DELETE FROM orders WHERE id = 5; UPDATE orders SET updated_at = now() WHERE id = 6",
+    );
+    case.sync().says("incremental sync done: 1 row in");
+    assert_eq!(case.ask(last), first);
+    case.run(&["sync", "--reconcile"]).expect(0).says("1 deleted");
+    assert_ne!(case.ask(last), first);
+}
+
+#[test]
 fn keys_that_read_alike_in_a_collation_are_kept_apart() {
     let setup = "
         CREATE COLLATION indifferent (provider = icu, locale = 'und-u-ks-level1', deterministic = false);

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::case::{Case, OURS, Run};
+use crate::support::judge;
 
 /// A table of 200 rows that the reader may read by columns only, one whose rows a condition and a policy
 /// name, and views.
@@ -75,4 +76,37 @@ fn what_is_locked_before_the_snapshot_is_read_once() {
     run.expect(0);
     assert!(!run.stdout.contains("meanwhile"), "{}", run.stdout);
     assert_eq!(case.ask("SELECT count(*) FROM base WHERE note LIKE 'new %'"), ["200"]);
+}
+
+/// To attach a partition locks nobody out, and no snapshot keeps from seeing it, with the rows as they were
+/// before the same transaction altered them.
+#[test]
+fn a_partition_that_is_attached_below_a_snapshot_is_read_in_another() {
+    let mut case = Case::new(
+        "CREATE TABLE p (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp()) PARTITION BY RANGE (id);
+         CREATE TABLE p_low PARTITION OF p FOR VALUES FROM (0) TO (100);
+         CREATE TABLE p_high PARTITION OF p FOR VALUES FROM (100) TO (200);
+         INSERT INTO p SELECT n FROM generate_series(1, 149) n",
+        &json!([{"name": "p", "replication_key": "at", "deletes": "remove", "max_delete_percent": 100}]),
+    );
+    case.sync();
+    case.at_source(
+        "ALTER TABLE p DETACH PARTITION p_high; UPDATE p SET at = clock_timestamp() WHERE id = 1",
+    );
+    let mut holder = case.destination_superuser();
+    holder.batch_execute("BEGIN; LOCK TABLE p IN SHARE MODE").expect("a lock");
+    let child = case.start(&["sync"]);
+    let mut watcher = case.destination_superuser();
+    judge::wait_for(
+        &mut watcher,
+        "SELECT 1 FROM pg_locks WHERE relation = 'p'::regclass AND NOT granted",
+    );
+    case.at_source(
+        "BEGIN; DELETE FROM p_high WHERE id < 110;
+         ALTER TABLE p ATTACH PARTITION p_high FOR VALUES FROM (100) TO (200); COMMIT",
+    );
+    holder.batch_execute("COMMIT").expect("an end");
+    let run = Run::from(child.wait_with_output().expect("a run"));
+    run.expect(0).says("somebody has emptied, rewritten or replaced public.p_high meanwhile");
+    case.assert_equal("public.p");
 }

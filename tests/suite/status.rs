@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, by};
+use crate::support::case::{Case, Run, by};
+use crate::support::judge;
 
 const SHOP: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, at timestamptz);
@@ -169,4 +170,23 @@ fn the_metrics_say_what_happened_and_are_replaced_in_one_step() {
     case.write_env("METRICS_FILE=/nowhere/shop.prom");
     case.at_source("ALTER TABLE clients RENAME TO customers");
     case.sync().says("cannot write METRICS_FILE `/nowhere/shop.prom`");
+}
+
+#[test]
+fn a_table_is_as_fresh_as_when_its_sync_began() {
+    let mut case = shop();
+    case.sync();
+    case.at_source("INSERT INTO customers VALUES (2, 2)");
+    let mut holder = case.destination_superuser();
+    holder.batch_execute("BEGIN; LOCK TABLE customers IN SHARE MODE").expect("a lock");
+    let child = case.start(&["sync"]);
+    let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'customers'::regclass";
+    judge::wait_for(&mut holder, waits);
+    // What is written from now on, this sync does not see.
+    let later = jiff::Timestamp::now();
+    holder.batch_execute("COMMIT").expect("an end");
+    Run::from(child.wait_with_output().expect("a run")).expect(0).says("customers-incremental-1");
+    let runs: Value = serde_json::from_str(&case.read("sync-state/last.run.json")).unwrap();
+    let fresh = runs["tables"]["customers"]["succeeded_at"].as_str().expect("a success");
+    assert!(fresh.parse::<jiff::Timestamp>().unwrap() < later, "{fresh} {later}");
 }

@@ -354,6 +354,27 @@ fn what_is_put_on_a_table_while_it_is_copied_survives() {
 }
 
 #[test]
+fn a_view_that_is_changed_while_its_table_is_copied_stays_as_it_was_changed() {
+    let mut case = Case::new(SOURCE, &json!([by("orders", "at")]));
+    case.sync();
+    case.at_destination("CREATE VIEW mine AS SELECT id, 'old'::text AS said FROM orders");
+    let mut reader = case.destination_superuser();
+    reader.batch_execute("BEGIN; SELECT FROM orders").expect("a reader");
+    let child = case.start(&["sync", "--full-refresh"]);
+    let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+    judge::wait_for(&mut case.destination_superuser(), waits);
+    case.at_destination(
+        "CREATE OR REPLACE VIEW mine AS SELECT id, 'new'::text AS said FROM orders",
+    );
+    reader.batch_execute("COMMIT").expect("an end");
+    Run::from(child.wait_with_output().expect("a run"))
+        .expect(0)
+        .says("somebody has put something on the old table meanwhile");
+    assert_eq!(case.ask("SELECT DISTINCT said FROM mine"), ["new"]);
+    case.assert_nothing_left();
+}
+
+#[test]
 fn an_index_that_takes_different_keys_for_equal_is_no_place_to_merge_by() {
     let mut case = Case::new(
         "CREATE TABLE t (code text PRIMARY KEY, at int); INSERT INTO t VALUES ('A', 1), ('b', 2)",

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::case::{Case, by, with};
+use crate::support::case::{Case, Run, by, with};
+use crate::support::judge;
 
 const SHOP: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN percent AS numeric(5,2);
@@ -407,6 +408,52 @@ fn a_sync_that_keeps_deleted_rows_verifies_what_it_promises() {
     case.at_source("DELETE FROM orders WHERE id = 1");
     case.run(&["sync", "--verify"]).expect(0).says("verified: 299 rows are equal");
     case.run(&["verify"]).expect(1).says("1 extra");
+}
+
+#[test]
+fn each_table_is_compared_in_a_snapshot_of_its_own() {
+    for arguments in [&["verify"][..], &["sync", "--verify"]] {
+        let make = |name| {
+            format!(
+                "CREATE TABLE {name} (id int PRIMARY KEY, at int); INSERT INTO {name} VALUES (1, 1);"
+            )
+        };
+        let case = Case::new(
+            &["first", "second"].map(make).concat(),
+            &json!([by("first", "at"), by("second", "at")]),
+        );
+        case.sync();
+        let mut holder = case.another_source();
+        holder.batch_execute("BEGIN; LOCK TABLE second IN ACCESS EXCLUSIVE MODE").expect("a lock");
+        let child = case.start(arguments);
+        case.until(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%LOCK TABLE%' \
+             AND datname = current_database()",
+        );
+        let held = "SELECT mode FROM pg_locks WHERE relation = 'first'::regclass";
+        let held = [case.another_source(), case.destination_superuser()]
+            .map(|mut at| judge::column(&mut at, held));
+        holder.batch_execute("COMMIT").expect("an end");
+        Run::from(child.wait_with_output().expect("a run")).expect(0);
+        assert_eq!(held, [Vec::<String>::new(), Vec::new()], "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_sync_that_removes_deleted_rows_verifies_that_they_are_gone() {
+    for deletes in ["remove", "mark"] {
+        let rule = with(by("orders", "updated_at"), &json!({"deletes": deletes}));
+        let mut case = Case::new(SHOP, &json!([rule]));
+        case.sync();
+        case.at_destination(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER keep BEFORE DELETE OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION keep()",
+        );
+        case.at_source("DELETE FROM orders WHERE id = 5");
+        case.run(&["sync", "--verify"]).expect(1).says("the copy is not right: 1 extra");
+        case.at_destination("DROP TRIGGER keep ON orders");
+        case.run(&["sync", "--verify"]).expect(0).says("verified: 299 rows are equal");
+    }
 }
 
 #[test]
