@@ -208,10 +208,10 @@ impl Plan {
             && matches!(error.sqlstate.as_deref(), Some(UNIQUE_VIOLATION | EXCLUSION_VIOLATION))
     }
 
-    /// The same, once rows that the source no longer has are removed.
+    /// The same, once rows that the source no longer has are removed. In a new copy there are none.
     #[must_use]
     pub fn removing_first(self, removal: Reconciliation) -> Self {
-        let removal = Some(removal);
+        let removal = Some(removal).filter(|_| self.sync_type == SyncType::Incremental);
         Self { removal, nothing_if_empty: false, nothing_if_same: false, ..self }
     }
 }

@@ -370,6 +370,7 @@ mod tests {
             clustered: false,
             replica_identity: false,
             comment: None,
+            statistics: Vec::new(),
             constraint: None,
         }
     }

@@ -76,42 +76,20 @@ SELECT json_build_object(
       'check', pg_get_expr(p.polwithcheck, p.polrelid)) ORDER BY p.polname)
     FROM pg_policy p WHERE p.polrelid = c.oid), '[]'),
   'statistics', coalesce((
-    SELECT json_agg(pg_get_statisticsobjdef(s.oid) ORDER BY s.stxname)
-    FROM pg_statistic_ext s WHERE s.stxrelid = c.oid), '[]'),
+    SELECT json_agg(o.statement ORDER BY s.stxname, o.number)
+    FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
+    CROSS JOIN LATERAL (VALUES
+      (1, pg_get_statisticsobjdef(s.oid)),
+      (2, CASE WHEN s.stxstattarget >= 0 THEN format(
+        'ALTER STATISTICS %I.%I SET STATISTICS %s', sn.nspname, s.stxname, s.stxstattarget) END))
+      AS o (number, statement)
+    WHERE s.stxrelid = c.oid AND o.statement IS NOT NULL), '[]'),
   'publications', coalesce((
     SELECT json_agg(p.pubname ORDER BY p.pubname)
     FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
     WHERE r.prrelid = c.oid), '[]'),
-  'remarks', (
-    SELECT coalesce(json_agg(json_build_object(
-      'kind', o.kind, 'schema', o.schema, 'name', o.name, 'text', d.description)
-      ORDER BY o.kind, o.name), '[]')
-    FROM (
-      SELECT 'CONSTRAINT' AS kind, NULL::name AS schema, k.conname AS name, k.oid,
-        'pg_constraint'::regclass AS class
-      FROM pg_constraint k WHERE k.conrelid = c.oid
-      UNION ALL
-      SELECT 'TRIGGER', NULL, g.tgname, g.oid, 'pg_trigger'::regclass
-      FROM pg_trigger g WHERE g.tgrelid = c.oid
-      UNION ALL
-      SELECT 'POLICY', NULL, p.polname, p.oid, 'pg_policy'::regclass
-      FROM pg_policy p WHERE p.polrelid = c.oid
-      UNION ALL
-      SELECT 'STATISTICS', sn.nspname, s.stxname, s.oid, 'pg_statistic_ext'::regclass
-      FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
-      WHERE s.stxrelid = c.oid) o
-    JOIN pg_description d ON d.classoid = o.class AND d.objoid = o.oid AND d.objsubid = 0),
-  'tuned', (
-    SELECT coalesce(json_agg(json_build_object(
-      'column', a.attname,
-      'statistics', CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::integer END,
-      'storage', CASE WHEN a.attstorage <> t.typstorage THEN CASE a.attstorage
-        WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED'
-        WHEN 'm' THEN 'MAIN' END END,
-      'options', coalesce(to_json(a.attoptions), '[]')) ORDER BY a.attnum), '[]')
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-      AND (a.attstattarget >= 0 OR a.attstorage <> t.typstorage OR a.attoptions IS NOT NULL)),
+  'remarks', {remarks},
+  'tuned', {tuned},
   'unwritable', (
     SELECT coalesce(json_agg(json_build_object('column', a.attname, 'what', format(
       CASE a.attidentity WHEN 'a' THEN 'identity, generated always, of column %I'
@@ -169,6 +147,8 @@ SELECT json_build_object(
       'comments', {view_comments},
       'grants', {view_grants},
       'indexes', {view_indexes},
+      'tuned', {view_tuned},
+      'remarks', {view_remarks},
       'triggers', {view_triggers}) ORDER BY ranked.level, wn.nspname, w.relname)
     FROM (SELECT v.oid, max(v.level) AS level FROM view_depends v WHERE v.level > 0 GROUP BY v.oid)
       ranked
@@ -182,10 +162,14 @@ WHERE n.nspname = {schema} AND c.relname = {name}",
         tablespace = tablespace("c"),
         indexes = indexes("c"),
         triggers = triggers("c"),
+        remarks = remarks("c"),
+        tuned = tuned("c"),
         view_comments = view_part(comments),
         view_grants = view_part(grants),
         view_indexes = view_part(indexes),
         view_triggers = view_part(triggers),
+        view_remarks = view_part(remarks),
+        view_tuned = view_part(tuned),
     )
 }
 
@@ -259,6 +243,10 @@ fn indexes(relation: &str) -> String {
       'clustered', i.indisclustered,
       'replica_identity', i.indisreplident,
       'comment', obj_description(x.oid, 'pg_class'),
+      'statistics', (
+        SELECT coalesce(json_agg(json_build_object(
+          'number', a.attnum, 'target', a.attstattarget::integer) ORDER BY a.attnum), '[]')
+        FROM pg_attribute a WHERE a.attrelid = x.oid AND a.attstattarget >= 0),
       'constraint', (SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
         WHERE k.conindid = x.oid AND k.conrelid = {relation}.oid AND k.contype IN ('p', 'u', 'x')))
       ORDER BY x.relname)
@@ -275,5 +263,45 @@ fn triggers(relation: &str) -> String {
       'name', g.tgname, 'definition', pg_get_triggerdef(g.oid), 'enabled', g.tgenabled)
       ORDER BY g.tgname)
     FROM pg_trigger g WHERE g.tgrelid = {relation}.oid AND NOT g.tgisinternal), '[]')"
+    )
+}
+
+/// The comments on what a relation has that has no relation of its own, as a JSON array.
+fn remarks(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(json_build_object(
+      'kind', o.kind, 'schema', o.schema, 'name', o.name, 'text', d.description)
+      ORDER BY o.kind, o.name)
+    FROM (
+      SELECT 'CONSTRAINT' AS kind, NULL::name AS schema, k.conname AS name, k.oid,
+        'pg_constraint'::regclass AS class
+      FROM pg_constraint k WHERE k.conrelid = {relation}.oid
+      UNION ALL
+      SELECT 'TRIGGER', NULL, g.tgname, g.oid, 'pg_trigger'::regclass
+      FROM pg_trigger g WHERE g.tgrelid = {relation}.oid
+      UNION ALL
+      SELECT 'POLICY', NULL, p.polname, p.oid, 'pg_policy'::regclass
+      FROM pg_policy p WHERE p.polrelid = {relation}.oid
+      UNION ALL
+      SELECT 'STATISTICS', sn.nspname, s.stxname, s.oid, 'pg_statistic_ext'::regclass
+      FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
+      WHERE s.stxrelid = {relation}.oid) o
+    JOIN pg_description d ON d.classoid = o.class AND d.objoid = o.oid AND d.objsubid = 0), '[]')"
+    )
+}
+
+/// How people have tuned a relation's columns, as a JSON array.
+fn tuned(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(json_build_object(
+      'column', a.attname,
+      'statistics', CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::integer END,
+      'storage', CASE WHEN a.attstorage <> t.typstorage THEN CASE a.attstorage
+        WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED'
+        WHEN 'm' THEN 'MAIN' END END,
+      'options', coalesce(to_json(a.attoptions), '[]')) ORDER BY a.attnum)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = {relation}.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND (a.attstattarget >= 0 OR a.attstorage <> t.typstorage OR a.attoptions IS NOT NULL)), '[]')"
     )
 }

@@ -7,7 +7,8 @@
 use super::{Qualified, identifier, identifiers, literal};
 use crate::table::DELETED_AT;
 use crate::table::dependent::{
-    Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Sequence, Trigger, Tuned, View,
+    Comment, Constraint, Dependents, Grant, Index, Policy, Remark, Sequence, Target, Trigger,
+    Tuned, View,
 };
 
 /// A statement and the object it is about, for the error that names it.
@@ -105,7 +106,7 @@ pub fn replace(
     script.table(rename(table, new));
     script.indexes(table, new, kept);
     script.settings(table, dependents, user);
-    script.tuned(table, &dependents.tuned, columns);
+    script.tuned("TABLE", table, &dependents.tuned, Some(columns));
     script.access(table, &dependents.grants, &dependents.default_grantees, Some(columns));
     script.comments("TABLE", table, &dependents.comments, Some(columns));
     script.rules_for_rows(table, dependents, columns);
@@ -184,17 +185,27 @@ impl Script {
             let interim = table.beside(interim(new, number));
             let name = identifier(&index.name);
             self.add(format!("ALTER INDEX {interim} RENAME TO {name}"), &about);
-            if index.clustered {
-                self.add(format!("ALTER TABLE {table} CLUSTER ON {name}"), &about);
-            }
             if index.replica_identity {
                 let identity = format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {name}");
                 self.add(identity, &about);
             }
-            if let Some(comment) = &index.comment {
-                let index = table.beside(&index.name);
-                self.add(format!("COMMENT ON INDEX {index} IS {}", literal(comment)), &about);
-            }
+            self.made_of_index("TABLE", table, index);
+        }
+    }
+
+    /// What people have made of an index.
+    fn made_of_index(&mut self, kind: &str, relation: &Qualified, index: &Index) {
+        let about = format!("index `{}`", index.name);
+        let (name, itself) = (identifier(&index.name), relation.beside(&index.name));
+        if index.clustered {
+            self.add(format!("ALTER {kind} {relation} CLUSTER ON {name}"), &about);
+        }
+        if let Some(comment) = &index.comment {
+            self.add(format!("COMMENT ON INDEX {itself} IS {}", literal(comment)), &about);
+        }
+        for Target { number, target } in &index.statistics {
+            let alter = format!("ALTER INDEX {itself} ALTER COLUMN {number}");
+            self.add(format!("{alter} SET STATISTICS {target}"), &about);
         }
     }
 
@@ -334,17 +345,27 @@ impl Script {
         self.add(format!("COMMENT ON {} {object} IS {text}", remark.kind), &about);
     }
 
-    fn tuned(&mut self, table: &Qualified, tuned: &[Tuned], columns: &[&str]) {
-        for tuned in tuned.iter().filter(|tuned| columns.contains(&tuned.column.as_str())) {
-            let alter = format!("ALTER TABLE {table} ALTER COLUMN {}", identifier(&tuned.column));
+    fn tuned(
+        &mut self,
+        kind: &str,
+        relation: &Qualified,
+        tuned: &[Tuned],
+        columns: Option<&[&str]>,
+    ) {
+        let about = format!("settings of columns of `{}`", relation.plain());
+        let there =
+            |one: &&Tuned| columns.is_none_or(|columns| columns.contains(&one.column.as_str()));
+        for tuned in tuned.iter().filter(there) {
+            let column = identifier(&tuned.column);
+            let alter = format!("ALTER {kind} {relation} ALTER COLUMN {column}");
             if let Some(target) = tuned.statistics {
-                self.table(format!("{alter} SET STATISTICS {target}"));
+                self.add(format!("{alter} SET STATISTICS {target}"), &about);
             }
             if let Some(storage) = &tuned.storage {
-                self.table(format!("{alter} SET STORAGE {storage}"));
+                self.add(format!("{alter} SET STORAGE {storage}"), &about);
             }
             if !tuned.options.is_empty() {
-                self.table(format!("{alter} SET ({})", options(&tuned.options)));
+                self.add(format!("{alter} SET ({})", options(&tuned.options)), &about);
             }
         }
     }
@@ -380,8 +401,13 @@ impl Script {
         }
         for index in &view.indexes {
             self.add(index.definition.clone(), &format!("index `{}`", index.name));
+            self.made_of_index(kind, name, index);
         }
+        self.tuned(kind, name, &view.tuned, None);
         self.triggers(name, &view.triggers);
+        for remark in &view.remarks {
+            self.remark(name, remark);
+        }
         self.comments(kind, name, &view.comments, None);
         self.access(name, &view.grants, default_grantees, None);
         if view.owner != user {
@@ -550,6 +576,7 @@ mod tests {
             clustered: true,
             replica_identity: true,
             comment: Some("ours".to_owned()),
+            statistics: vec![Target { number: 1, target: 9 }],
             constraint: None,
         };
         let plain = Index { unique: false, ..index.clone() };
@@ -571,9 +598,10 @@ mod tests {
             replaced(&Dependents::bare(), &[&index])[2..],
             [
                 "ALTER INDEX \"new_0\" RENAME TO \"i\"",
-                "ALTER TABLE \"t\" CLUSTER ON \"i\"",
                 "ALTER TABLE \"t\" REPLICA IDENTITY USING INDEX \"i\"",
+                "ALTER TABLE \"t\" CLUSTER ON \"i\"",
                 "COMMENT ON INDEX \"i\" IS 'ours'",
+                "ALTER INDEX \"i\" ALTER COLUMN 1 SET STATISTICS 9",
             ]
         );
     }
@@ -680,6 +708,8 @@ mod tests {
                 column: Some("one".to_owned()),
             }],
             indexes: Vec::new(),
+            tuned: Vec::new(),
+            remarks: Vec::new(),
             triggers: Vec::new(),
         };
         let of = |view: View| added(&Dependents { views: vec![view], ..Dependents::bare() });

@@ -169,6 +169,8 @@ pub struct Index {
     pub replica_identity: bool,
     /// `COMMENT ON INDEX`.
     pub comment: Option<String>,
+    /// Columns whose statistics people have tuned.
+    pub statistics: Vec<Target>,
     /// The definition of the constraint of the same name.
     pub constraint: Option<String>,
 }
@@ -180,9 +182,19 @@ impl Index {
     pub fn is_made_much_of(&self) -> bool {
         self.constraint.is_some()
             || self.comment.is_some()
+            || !self.statistics.is_empty()
             || self.clustered
             || self.replica_identity
     }
+}
+
+/// How many values an index keeps statistics of.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Target {
+    /// The column's number in the index.
+    pub number: i16,
+    /// `SET STATISTICS`.
+    pub target: i32,
 }
 
 /// A constraint that needs no index of its own.
@@ -263,6 +275,10 @@ pub struct View {
     pub grants: Vec<Grant>,
     /// Of a materialized view.
     pub indexes: Vec<Index>,
+    /// Columns of one whose statistics or storage people have tuned.
+    pub tuned: Vec<Tuned>,
+    /// Comments on its triggers.
+    pub remarks: Vec<Remark>,
     /// `INSTEAD OF` triggers.
     pub triggers: Vec<Trigger>,
 }

@@ -49,7 +49,15 @@ const PUT_ON: &str = r#"
     CREATE SCHEMA reports;
     CREATE MATERIALIZED VIEW reports.sums AS SELECT count(*), sum(big.total) FROM big, orders;
     CREATE UNIQUE INDEX ON reports.sums (count);
-    CREATE VIEW "Top" AS SELECT * FROM reports.sums;"#;
+    COMMENT ON INDEX reports.sums_count_idx IS 'an index of a view';
+    ALTER MATERIALIZED VIEW reports.sums CLUSTER ON sums_count_idx;
+    ALTER MATERIALIZED VIEW reports.sums ALTER count SET STATISTICS 300;
+    ALTER STATISTICS "both" SET STATISTICS 77;
+    ALTER INDEX "by Note" ALTER COLUMN 1 SET STATISTICS 55;
+    CREATE VIEW "Top" AS SELECT * FROM reports.sums;
+    CREATE FUNCTION instead() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER on_top INSTEAD OF INSERT ON "Top" FOR EACH ROW EXECUTE FUNCTION instead();
+    COMMENT ON TRIGGER on_top ON "Top" IS 'a trigger of a view';"#;
 
 /// Everything the catalogs say about the tables, in a form that does not change when an object is
 /// made again as it was.
@@ -63,7 +71,7 @@ const DESCRIBED: &str = "
         UNION ALL SELECT format('column acl %s.%s %s', attrelid::regclass, attname, attacl)
         FROM pg_attribute WHERE attacl IS NOT NULL
             AND attrelid::regclass::text !~ '^(pg_|information)'
-        UNION ALL SELECT format('index %s', pg_get_indexdef(indexrelid)) FROM pg_index i
+        UNION ALL SELECT format('index %s %s', pg_get_indexdef(indexrelid), indisclustered) FROM pg_index i
         JOIN pg_class c ON c.oid = i.indrelid
         WHERE c.relnamespace::regnamespace::text NOT LIKE 'pg\\_%'
         AND i.indexrelid::regclass::text <> 'orders_replicated_key'
@@ -77,7 +85,7 @@ const DESCRIBED: &str = "
         UNION ALL SELECT format('sequence %s of %s.%s', s.oid::regclass, d.refobjid::regclass, a.attname)
         FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
         JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid WHERE d.deptype = 'a'
-        UNION ALL SELECT format('statistics %s', pg_get_statisticsobjdef(oid)) FROM pg_statistic_ext
+        UNION ALL SELECT format('statistics %s %s', pg_get_statisticsobjdef(oid), stxstattarget) FROM pg_statistic_ext
         UNION ALL SELECT format('publication %s %s', pubname, tablename) FROM pg_publication_tables
         UNION ALL SELECT format('default %s', pg_get_expr(adbin, adrelid)) FROM pg_attrdef d
         WHERE adrelid::regclass::text NOT LIKE '%information%' AND adrelid::regclass::text NOT LIKE '\\_%'
@@ -86,7 +94,7 @@ const DESCRIBED: &str = "
         UNION ALL SELECT format('remark %s %s', classoid::regclass, description)
         FROM pg_description WHERE objoid > 16384 AND classoid <> 'pg_class'::regclass
         UNION ALL SELECT format('tuned %s %s %s %s', attname, nullif(attstattarget, -1), attstorage, attoptions)
-        FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0
+        FROM pg_attribute WHERE attrelid::regclass::text IN ('orders', 'reports.sums', '\"by Note\"') AND attnum > 0
         UNION ALL SELECT format('view %s', definition) FROM pg_views WHERE schemaname NOT LIKE 'pg\\_%'
             AND schemaname <> 'information_schema'
     ) described (line) ORDER BY line COLLATE \"C\"";
