@@ -281,3 +281,20 @@ fn a_part_that_was_new_is_noted_in_the_second_sync_and_in_no_later_one() {
         steps: vec![("sync", 5653), ("upsert", 4289)],
     });
 }
+
+#[test]
+fn a_row_below_a_view_that_is_loaded_again_with_an_old_key_need_not_be_found() {
+    replay(&Story {
+        majors: (17, 16),
+        settle: "50ms",
+        tables: vec![10154],
+        steps: vec![
+            ("update", 3215),
+            ("drop_column", 5824),
+            ("sync_beside_truncates", 1068),
+            ("update_unique_columns", 3552),
+            ("load_again", 6121),
+            ("upsert", 3620),
+        ],
+    });
+}

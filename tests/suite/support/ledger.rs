@@ -15,6 +15,8 @@ pub enum Found {
     Surely,
     /// It may find it or not.
     Perhaps,
+    /// The same, and what it had to find before is gone.
+    PerhapsAnew,
 }
 
 /// One table's promises.
@@ -44,8 +46,12 @@ impl Ledger {
                 continue;
             }
             let accepted = self.accepted.entry(key.clone()).or_insert_with(absent);
-            if found == Found::Surely {
-                accepted.clear();
+            match found {
+                Found::Surely => accepted.clear(),
+                Found::Perhaps => {}
+                Found::PerhapsAnew => {
+                    accepted.insert(self.there.get(key).map(|row| row.text.clone()));
+                }
             }
             accepted.insert(Some(row.text.clone()));
         }
@@ -168,6 +174,21 @@ mod tests {
         assert!(ledger.broken_by(&rows(&[("1", "b")])).is_some());
         assert_eq!(ledger.broken_by(&rows(&[("1", "c")])), None);
         assert!(ledger.broken_by(&rows(&[])).is_some());
+    }
+
+    #[test]
+    fn what_was_to_be_found_need_not_be_once_it_is_gone_and_another_is_there() {
+        let mut ledger = Ledger::default();
+        note(&mut ledger, &[], Found::Surely);
+        ledger.settle(&rows(&[]));
+        note(&mut ledger, &[("1", "a")], Found::Surely);
+        assert!(ledger.broken_by(&rows(&[])).is_some());
+        note(&mut ledger, &[("1", "b")], Found::Perhaps);
+        assert!(ledger.broken_by(&rows(&[])).is_some());
+        note(&mut ledger, &[("1", "b,")], Found::PerhapsAnew);
+        assert_eq!(ledger.broken_by(&rows(&[])), None);
+        assert_eq!(ledger.broken_by(&rows(&[("1", "b,")])), None);
+        assert!(ledger.broken_by(&rows(&[("1", "c")])).is_some());
     }
 
     #[test]

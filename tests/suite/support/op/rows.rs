@@ -246,7 +246,7 @@ fn load_again(world: &mut World, rng: &mut Rng) -> Outcome {
         .collect();
     let sql = format!("TRUNCATE {}; {}", table.stored(), rows.join("; "));
     world.at_source(&sql);
-    Ok(Found::Perhaps)
+    Ok(Found::PerhapsAnew)
 }
 
 /// VACUUM moves rows to another file, and old row versions out of sight.
