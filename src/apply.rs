@@ -63,8 +63,7 @@ impl Application<'_> {
         let (mut before, mut removed) = (&*plan.before, 0);
         if let Some(removal) = &plan.removal {
             self.steps(std::mem::take(&mut before))?;
-            let compared = self.compare(&removal.comparison)?;
-            removed = self.remove_extra(removal, &compared)?;
+            removed = self.remove_gone(removal)?;
         }
         let loaded = match &plan.load {
             Some(load) => {
@@ -83,7 +82,7 @@ impl Application<'_> {
             return Ok(Applied::Nothing);
         }
         let mended = match &plan.reconciliation {
-            Some(reconciliation) => self.reconcile(reconciliation)?,
+            Some(reconciliation) => self.reconcile(reconciliation, plan.removal.is_some())?,
             None => None,
         };
         let nothing = match loaded {

@@ -79,6 +79,9 @@ pub struct Progress {
     /// at the destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Watch>,
+    /// The snapshots of two syncs that speak of different ones: what the source may have lost since either counts.
+    #[serde(skip)]
+    pub either: Vec<Position>,
 }
 
 /// Since when rows of others are noticed at the destination.
@@ -104,24 +107,28 @@ impl Progress {
     /// worth a write for every idle table in every run; that keys went back is.
     #[must_use]
     pub fn serves_as_well_as(&self, newer: &Self) -> bool {
-        let history = |progress: &Self| {
-            let position = progress.position.clone()?;
-            Some((position.system_identifier, position.timeline, position.running_since))
+        let of_one_history = match (&self.position, &newer.position) {
+            (Some(one), Some(other)) => one.is_of_one_history(other),
+            (one, other) => one.is_none() && other.is_none(),
         };
         self.watermark.start == newer.watermark.start
             && self.watermark.tells_of_keys_that_went_back_as(&newer.watermark)
             && self.storage == newer.storage
             && self.lookback == newer.lookback
             && self.reconciled_at == newer.reconciled_at
-            && history(self) == history(newer)
+            && of_one_history
     }
 
     /// What both of two agree on: a sync that starts there reads all that either would. `start` is
     /// the lower of their watermarks.
     #[must_use]
     pub fn earlier(self, other: Self, start: Option<String>) -> Self {
+        let either: Vec<Position> =
+            [&self.position, &other.position].into_iter().flatten().cloned().collect();
         let position = match (self.position, other.position) {
-            (Some(one), Some(other)) if one.start == start && other.start == start => {
+            (Some(one), Some(other))
+                if one.start == start && other.start == start && one.is_of_one_history(&other) =>
+            {
                 Some(if one.snapshot_xmin <= other.snapshot_xmin { one } else { other })
             }
             _ => None,
@@ -136,6 +143,7 @@ impl Progress {
             watermark: Watermark { start, ..Watermark::default() },
             position,
             watermark_set_in: None,
+            either,
             storage,
             lookback: self.lookback.filter(|lookback| other.lookback.as_ref() == Some(lookback)),
             reconciled_at: self.reconciled_at.min(other.reconciled_at),
@@ -376,6 +384,7 @@ mod tests {
                 lookback: Some("3".to_owned()),
                 reconciled_at: reconciled_at.map(|at| Timestamp::from_second(at).unwrap()),
                 destination: Some(watch.clone()),
+                either: Vec::new(),
             }
         };
         let seven = Some("7".to_owned());
@@ -385,6 +394,13 @@ mod tests {
             let both = one.clone().earlier(other.clone(), seven.clone());
             assert_eq!(both.watermark, Watermark { start: seven.clone(), pending: Vec::new() });
             assert_eq!(both.position, older.position, "the older snapshot has seen less");
+            assert_eq!(both.either.len(), 2);
+            let elsewhere = other
+                .position
+                .clone()
+                .map(|position| Position { timeline: Some("2".to_owned()), ..position });
+            let elsewhere = Progress { position: elsewhere, ..other.clone() };
+            assert_eq!(one.clone().earlier(elsewhere, seven.clone()).position, None);
             assert_eq!(both.watermark_set_in, None);
             assert_eq!(both.storage, Some(vec![part(2)]), "what one does not know is read whole");
             assert_eq!(both.lookback.as_deref(), Some("3"));

@@ -21,14 +21,23 @@ const MOST_WANTED: usize = 100_000;
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 impl Application<'_> {
-    /// Compares, and puts right what differs. `None` where nothing does.
-    pub(crate) fn reconcile(&mut self, reconciliation: &Reconciliation) -> Result<Option<Mended>> {
+    /// Compares, and puts right what differs. `None` where nothing does. Of an attempt that was undone just
+    /// before, the server still counts the rows: then it is not asked how many are new.
+    pub(crate) fn reconcile(
+        &mut self,
+        reconciliation: &Reconciliation,
+        undone_before: bool,
+    ) -> Result<Option<Mended>> {
         let compared = self.compare(&reconciliation.comparison)?;
         if compared.looked_into.is_none() {
             return Ok(None);
         }
         crash::at("compared");
-        let mended = self.mend(reconciliation, &compared)?;
+        let inserted = match compared.differences.extra {
+            extra if extra > 0 && !undone_before => self.inserted(&reconciliation.comparison)?,
+            _ => 0,
+        };
+        let mended = self.mend(reconciliation, &compared, inserted)?;
         let nothing = mended == Mended::default();
         Ok((!nothing).then_some(mended))
     }
@@ -134,43 +143,44 @@ impl Application<'_> {
         }
     }
 
-    /// Puts right what differs, in the destination's transaction.
+    /// Removes rows whose keys the source no longer has, before others come, in the destination's transaction, and
+    /// returns how many those were.
+    pub(crate) fn remove_gone(&mut self, removal: &Reconciliation) -> Result<u64> {
+        let compared = self.compare(&removal.comparison)?;
+        let (gone, rows) = (compared.only_here, compared.destination_rows.unwrap_or_default());
+        if let Some(error) = removal.mending.stop(gone, rows) {
+            return Err(error);
+        }
+        if gone == 0 || planted(Fault::ExtraForgotten) {
+            return Ok(0);
+        }
+        let sql = removal.comparison.destination.remove_gone();
+        self.at_destination("remove rows that the source does not have", &sql)
+    }
+
+    /// Puts right what differs, in the destination's transaction, which has `inserted` so many rows before.
     pub(crate) fn mend(
         &mut self,
         reconciliation: &Reconciliation,
         compared: &Compared,
+        inserted: u64,
     ) -> Result<Mended> {
-        let deleted = self.remove_extra(reconciliation, compared)?;
         let Reconciliation { comparison, mending } = reconciliation;
-        self.steps(&mending.before)?;
-        let written = match &compared.looked_into {
-            Some(buckets) => self.fetch(comparison, mending, buckets)?,
-            None => 0,
-        };
-        Ok(Mended { written, deleted })
-    }
-
-    /// Removes, or marks, what only the destination has, in the destination's transaction, and returns how many
-    /// rows that were.
-    pub(crate) fn remove_extra(
-        &mut self,
-        reconciliation: &Reconciliation,
-        compared: &Compared,
-    ) -> Result<u64> {
-        let Reconciliation { comparison, mending } = reconciliation;
-        let Differences { extra, .. } = compared.differences;
-        let rows = compared.destination_rows.unwrap_or_default();
         // What has just been merged makes no room for more to be removed.
-        let rows = if extra > 0 { rows.saturating_sub(self.inserted(comparison)?) } else { rows };
-        if let Some(error) = mending.stop(extra, rows) {
+        let rows = compared.destination_rows.unwrap_or_default().saturating_sub(inserted);
+        if let Some(error) = mending.stop(compared.differences.extra, rows) {
             return Err(error);
         }
+        let mut mended = Mended::default();
         let some = compared.unequal > 0 && !comparison.versions;
         if some && !planted(Fault::ExtraForgotten) {
-            self.remove(comparison, mending)
-        } else {
-            Ok(0)
+            mended.deleted = self.remove(comparison, mending)?;
         }
+        self.steps(&mending.before)?;
+        if let Some(buckets) = &compared.looked_into {
+            mended.written = self.fetch(comparison, mending, buckets)?;
+        }
+        Ok(mended)
     }
 
     /// How many rows this transaction has inserted into the destination table.

@@ -381,6 +381,7 @@ impl SourceTable {
 
 /// A relation at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own in the catalog")]
 pub struct DestinationTable {
     /// Its name.
     pub name: Qualified,
@@ -405,6 +406,8 @@ pub struct DestinationTable {
     /// Whether it has triggers, or a constraint that works by them: a foreign key of its own or of
     /// another table to it, or a deferrable one. It may say so a while longer than it is true.
     pub has_triggers: bool,
+    /// Whether row-level security hides rows from our role.
+    pub row_security: bool,
 }
 
 /// A column that the destination has, or shall have.

@@ -204,7 +204,7 @@ impl TableVerification<'_> {
             other => other,
         };
         let repair = plan::reconcile(situation, comparison, extra).as_repair(situation);
-        let mended = application.mend(&repair, &compared)?;
+        let mended = application.mend(&repair, &compared, 0)?;
         let left = application.compare(&repair.comparison)?.differences;
         if left.is_wrong() {
             application.destination.run("roll back", session::ROLLBACK)?;

@@ -102,15 +102,6 @@ impl Tables<'_> {
                     .to_owned(),
             ));
         }
-        let hides = sql::inspect::hides_rows(table);
-        if inspect::is_so(self.destination, &hides) == Some(true) {
-            let error = Error::table(format!(
-                "row-level security is forced upon the owner of `{}`: no sync could see all of its rows",
-                table.plain()
-            ));
-            let hint = "set it to NO FORCE ROW LEVEL SECURITY; others are bound by it all the same";
-            found.push(Finding::error(about(), error.hint(hint)));
-        }
         let may_own = sql::inspect::may_create_in(&dependents.owner, &table.schema);
         if inspect::is_so(self.destination, &may_own) == Some(false) {
             let owner = &dependents.owner;

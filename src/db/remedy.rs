@@ -75,8 +75,7 @@ fn remedy(side: Side, sqlstate: &str) -> Option<String> {
         }
         ("42501", Side::Destination) => {
             "the destination's user needs CREATE on the schema, and must own the tables or belong to their \
-             owner, and row-level security must not be forced upon the owner: ALTER TABLE ... NO FORCE ROW \
-             LEVEL SECURITY"
+             owner"
                 .to_owned()
         }
         ("25006", Side::Destination) => {

@@ -74,6 +74,7 @@ pub fn decide(
     let Some(destination) = situation.destination else {
         return Ok(Decision::initial("there is no such table at the destination"));
     };
+    check_sight(situation)?;
     let missing = match (situation.staging, remembered) {
         _ if situation.keeps_versions() => None,
         (None, _) => Some(format!("there is no staging table `{}`", situation.staging_name().name)),
@@ -226,6 +227,7 @@ pub fn ready_to_compare(situation: &Situation) -> Result<()> {
         ))));
     };
     check_destination(situation)?;
+    check_sight(situation)?;
     let marked = destination.columns.iter().any(|column| column.name == DELETED_AT);
     let unmarked = (situation.shape.marks && !marked)
         .then(|| format!("the destination has no column `{DELETED_AT}`"));
@@ -268,6 +270,21 @@ fn check_destination(situation: &Situation) -> Result<()> {
         .hint(REMEDY));
     }
     Ok(())
+}
+
+/// What is hidden from us at the destination can neither be merged with nor proved.
+fn check_sight(situation: &Situation) -> Result<()> {
+    match situation.destination {
+        Some(destination) if destination.row_security => Err(Error::table(format!(
+            "row-level security hides rows of `{}` from the destination's user",
+            situation.table.plain()
+        ))
+        .hint(
+            "set it to NO FORCE ROW LEVEL SECURITY: others than the owner are bound by it all the same; or \
+             give the user BYPASSRLS",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_staging(situation: &Situation, remembered: &Remembered) -> Result<()> {

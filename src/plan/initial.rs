@@ -348,7 +348,11 @@ fn not_null_name(
     column: &str,
 ) -> Option<String> {
     let kept = |name: &String| {
-        dependents.is_some_and(|there| there.constraints.iter().any(|one| one.name == *name))
+        dependents.is_some_and(|there| {
+            there.constraints.iter().any(|one| one.name == *name)
+                || there.indexes.iter().any(|one| one.name == *name)
+                || there.triggers.iter().any(|one| one.name == *name)
+        })
     };
     let mut names = not_null_names(&situation.table.name, column);
     names.find(|name| !kept(name)).filter(|_| situation.names_not_nulls())

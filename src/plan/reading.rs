@@ -144,9 +144,11 @@ fn rows_of(partitions: &[u32], source: &SourceTable) -> Option<String> {
 }
 
 /// Whether rows that are newer than the last sync may have keys that rows had which the source has lost.
-fn may_be_given_twice(before: &Progress, key: Option<&Key>, now: &Position) -> bool {
+#[must_use]
+pub fn may_be_given_twice(before: &Progress, key: Option<&Key>, now: &Position) -> bool {
+    let mut since = before.position.iter().chain(&before.either);
     key.is_some_and(Key::may_be_given_twice)
-        && overlap::may_have_lost(before.position.as_ref(), now)
+        && since.any(|position| overlap::may_have_lost(Some(position), now))
 }
 
 /// The condition on rows that were written since the watermark stands where it does; none where nothing
@@ -197,8 +199,7 @@ pub fn unseen(
     let conditions: Vec<String> = above.into_iter().chain(newer).collect();
     if conditions.is_empty() {
         // Then the next sync reads all rows, and where the one after it will know more, so may we wait for it.
-        let told = before.position.is_some() && now.running_since.is_some();
-        let passing = key.is_some() || told && source.lacks_xmin().is_none();
+        let passing = now.tells() && source.lacks_xmin().is_none();
         return passing.then(|| "true".to_owned());
     }
     let condition = conditions.join(" AND ");
@@ -351,6 +352,11 @@ mod tests {
         assert_eq!(unseen(&old, Some(&key()), &source(&PARTS), &crashed), Some("true".to_owned()));
         let clock = Key { key_type: KeyType::TimestampWithTimeZone, ..key() };
         assert!(read(&clock).condition.is_some());
+        // Where two syncs are spoken of, either may be the one before.
+        let either = vec![position(None), crashed.clone()];
+        let two = Progress { position: None, either, ..before(Some("7"), &PARTS) };
+        let found = since(&two, (Some(&key()), Seen::Nothing), &source(&PARTS), &crashed);
+        assert_eq!(found.condition, None);
     }
 
     #[test]
@@ -427,9 +433,15 @@ mod tests {
         let elsewhere = Position { running_since: Some("one".to_owned()), ..position(None) };
         let all = Some("true".to_owned());
         assert_eq!(unseen(&whole, None, &source(&PARTS), &elsewhere), all);
-        assert_eq!(unseen(&before(None, &[]), Some(&key()), &view, &now), all);
-        let silent = Position { running_since: None, ..position(None) };
-        assert_eq!(unseen(&whole, None, &source(&PARTS), &silent), None);
+        assert_eq!(unseen(&before(None, &PARTS), Some(&key()), &source(&PARTS), &elsewhere), all);
+        assert_eq!(unseen(&before(None, &[]), Some(&key()), &view, &now), None);
+        for silent in [
+            Position { system_identifier: None, ..position(None) },
+            Position { timeline: None, ..position(None) },
+            Position { running_since: None, ..position(None) },
+        ] {
+            assert_eq!(unseen(&whole, None, &source(&PARTS), &silent), None);
+        }
         // A part that was attached is newer, one that was rewritten is not.
         let parts = [part(1, 11), PARTS[1]];
         let old = before(None, &PARTS[..1]);

@@ -92,6 +92,7 @@ impl Setting {
             comment: None,
             inherits: false,
             has_triggers: false,
+            row_security: false,
         };
         Self { rule, source, destination, shape, origin, table: Qualified::new("copies", "t") }
     }

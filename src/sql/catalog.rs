@@ -426,7 +426,8 @@ SELECT json_build_object(
       AND i.indpred IS NULL AND i.indexprs IS NULL), '[]'),
   'comment', obj_description(c.oid, 'pg_class'),
   'inherits', EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhparent, h.inhrelid)),
-  'has_triggers', c.relhastriggers)
+  'has_triggers', c.relhastriggers,
+  'row_security', row_security_active(c.oid))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (SELECT CASE
   WHEN c.relkind <> 'r' THEN 0

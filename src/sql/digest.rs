@@ -126,6 +126,12 @@ impl Digest {
         )
     }
 
+    /// Removes the rows whose keys only this side has.
+    #[must_use]
+    pub fn remove_gone(&self) -> String {
+        format!("{} AND differences.at_source = 0", self.remove())
+    }
+
     /// Marks the rows that only this side has.
     #[must_use]
     pub fn mark(&self) -> String {
@@ -223,7 +229,7 @@ pub fn count_differences() -> String {
     )
 }
 
-/// How many rows this transaction has inserted into a table.
+/// How many rows this transaction has inserted into a table, and others just before it that were rolled back.
 #[must_use]
 pub fn inserted(table: &Qualified) -> String {
     let name = literal(&table.to_string());

@@ -109,12 +109,6 @@ WHERE n.nspname = {}{named} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 
     )
 }
 
-/// Whether row-level security has a say in what our role does with a table: one row, one boolean.
-#[must_use]
-pub fn hides_rows(table: &Qualified) -> String {
-    format!("SELECT row_security_active({}::regclass)", literal(&table.to_string()))
-}
-
 /// An index that a person may want to make on a column.
 #[must_use]
 pub fn create_index(table: &Qualified, column: &str) -> String {

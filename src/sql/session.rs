@@ -30,9 +30,7 @@ pub fn pin(read_only: bool) -> String {
         ("array_nulls", "on"),
         // Some servers end the session at the first error, where we go on.
         ("exit_on_error", "off"),
-        // What the source hides from a role is not copied. At the destination a policy fails what it would
-        // alter: there nothing may be hidden that counts as copied.
-        ("row_security", if read_only { "on" } else { "off" }),
+        ("row_security", "on"),
         ("default_transaction_isolation", "read committed"),
         ("default_transaction_deferrable", "off"),
         // It takes longer than what it compiles for us.

@@ -5,9 +5,9 @@ use crate::db::Server;
 use crate::plan::{self, Situation};
 use crate::receipt::{Progress, Receipt, VERSION};
 use crate::table::SourceTable;
-use crate::watermark::Seen;
 use crate::watermark::key::Key;
 use crate::watermark::overlap::Position;
+use crate::watermark::{Seen, Watermark};
 
 /// What was seen of a table's keys.
 #[derive(Clone, Debug)]
@@ -52,12 +52,23 @@ pub(super) fn next_receipt(
 ) -> Receipt {
     let source = situation.source;
     let seen = after.look.mark.as_deref();
-    let mut watermark = after.marks.advance(seen, server, &before.watermark, after.written_in);
+    let key = situation.shape.key.as_ref();
+    let now = server.position(source, None);
+    // Of texts nobody knows whether they have gone back: then they count from a mark of the new history on.
+    let forgotten =
+        plan::may_be_given_twice(before, key, &now) && !key.is_some_and(Key::may_go_back);
+    let known = if forgotten { &Watermark::default() } else { &before.watermark };
+    let mut watermark = after.marks.advance(seen, server, known, after.written_in);
     if let (Seen::Nothing, Some(now)) = (&after.look.mark, &after.look.now) {
         // Lower than what a mark has said is always safe.
         watermark = watermark.at_most(now);
     }
-    let position = server.position(source, watermark.start.clone());
+    let mut position = server.position(source, watermark.start.clone());
+    if position.recovered_at.is_none() {
+        // A standby says nothing of its primary's crashes, of which another sync may want to know.
+        position.recovered_at =
+            before.position.as_ref().and_then(|there| there.recovered_at.clone());
+    }
     let set_in = if watermark.start == before.watermark.start {
         before.watermark_set_in.clone()
     } else {
@@ -69,7 +80,7 @@ pub(super) fn next_receipt(
     let mut storage = source.storage.clone();
     // Who has copied the rows up to the watermark did not wait for transactions that were at work.
     let taken_over = before.storage.is_none() && before.watermark.start.is_some();
-    if situation.shape.key.is_some() && (before.storage.is_some() || taken_over) {
+    if key.is_some() && (before.storage.is_some() || taken_over) {
         let safe = after.marks.are_safe(server, after.written_in);
         let moved = plan::moved(before, source, &position);
         let again = plan::again(before, source);
@@ -87,9 +98,10 @@ pub(super) fn next_receipt(
             watermark_set_in: set_in,
             watermark,
             storage: Some(storage),
-            lookback: situation.shape.key.as_ref().and_then(Key::reach),
+            lookback: key.and_then(Key::reach),
             reconciled_at: before.reconciled_at,
             destination: before.destination.clone(),
+            either: Vec::new(),
         },
     }
 }

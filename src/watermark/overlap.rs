@@ -42,6 +42,22 @@ pub struct Position {
     pub unseen: Option<Unseen>,
 }
 
+impl Position {
+    /// Whether another one speaks of the same history of the same server.
+    #[must_use]
+    pub fn is_of_one_history(&self, other: &Self) -> bool {
+        self.system_identifier == other.system_identifier
+            && self.timeline == other.timeline
+            && self.running_since == other.running_since
+    }
+
+    /// Whether the next sync can tell by it what is newer.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.system_identifier.is_some() && self.timeline.is_some() && self.running_since.is_some()
+    }
+}
+
 /// The condition that keeps unchanged rows back, or why there can be none. `now` is the present
 /// snapshot's position and `next` the next transaction id to be given.
 pub fn condition(before: Option<&Position>, now: &Position, next: u64) -> Result<String, String> {

@@ -239,7 +239,10 @@ fn a_subscriber_a_forced_policy_and_an_owner_who_may_own_nothing_new_are_warned_
         ))
         .expect("another owner");
     let findings = check(&case, 1);
-    says(&of(&findings, "error"), "row-level security is forced upon the owner of `public.orders`");
+    says(
+        &of(&findings, "error"),
+        "row-level security hides rows of `public.orders` from the destination's user",
+    );
     let found = of(&findings, "warning");
     says(&found, "orders: a subscription fills it");
     says(&found, &format!("`{group}`, who owns `public.orders`, may own no new copy"));

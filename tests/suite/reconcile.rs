@@ -319,3 +319,50 @@ fn values_that_rows_exchange_fail_with_a_remedy_that_works() {
     case.sync();
     case.assert_equal("public.accounts");
 }
+
+/// What an attempt has inserted and undone, the server's statistics count for a while as new rows.
+#[test]
+fn what_is_removed_first_is_measured_without_the_attempt_that_was_undone() {
+    let run = |rows: u32, deleted: u32, new: u32, code: i32| {
+        let mut case = Case::new(
+            ACCOUNTS,
+            &json!([{"name": "accounts", "replication_key": "at", "deletes": "remove"}]),
+        );
+        case.at_source(&format!(
+            "TRUNCATE accounts; INSERT INTO accounts SELECT n, n || '@example.com' FROM generate_series(1, {rows}) n"
+        ));
+        case.sync();
+        case.at_destination("CREATE UNIQUE INDEX people_need_it ON accounts (email)");
+        case.at_source(&format!(
+            "DELETE FROM accounts WHERE id <= {deleted};
+             INSERT INTO accounts SELECT 5000 + n, 'new ' || n FROM generate_series(2, {new}) n;
+             INSERT INTO accounts VALUES (9000, '1@example.com')"
+        ));
+        case.run(&["sync"]).expect(code);
+        case
+    };
+    // 95 % of the old rows.
+    let mut stopped = run(200, 190, 150, 1);
+    assert_eq!(stopped.ask("SELECT count(*) FROM accounts"), ["200"]);
+    // 30 % of them.
+    let mut done = run(1000, 300, 600, 0);
+    done.assert_equal("public.accounts");
+}
+
+#[test]
+fn what_is_removed_first_are_rows_whose_keys_are_gone_and_no_doubled_ones() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int, code text, at timestamptz DEFAULT clock_timestamp());
+         INSERT INTO t SELECT n, 'c' || n FROM generate_series(1, 20) n",
+        &json!([{"name": "t", "replication_key": "at", "deletes": "remove", "reconcile_every": "1d",
+                 "unique_cols": ["id"]}]),
+    );
+    case.sync();
+    case.at_destination("CREATE UNIQUE INDEX people_need_it ON t (code)");
+    case.at_source(
+        "INSERT INTO t VALUES (10, 'other', now() - interval '2 days');
+         DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (21, 'c1')",
+    );
+    case.run(&["sync"]);
+    assert_eq!(case.ask("SELECT count(*) FROM t WHERE id = 10"), ["1"]);
+}

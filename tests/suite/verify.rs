@@ -622,8 +622,52 @@ fn rows_that_a_policy_at_the_destination_hides_are_not_taken_for_none() {
     );
     case.at_source("DELETE FROM t WHERE tenant = 0; INSERT INTO t VALUES (7, 1)");
     case.run(&["sync", "--verify"]).expect(1).says("NO FORCE ROW LEVEL SECURITY");
-    assert!(case.verify(1)["tables"][0]["error"].to_string().contains("policy for table"));
+    assert!(case.verify(1)["tables"][0]["error"].to_string().contains("hides rows of"));
     case.at_destination("ALTER TABLE t NO FORCE ROW LEVEL SECURITY");
     case.sync().says("3 deleted");
     case.assert_equal("public.t");
+}
+
+#[test]
+fn what_people_put_on_a_table_may_write_to_tables_with_policies() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp());
+         INSERT INTO t SELECT n FROM generate_series(1, 3) n",
+        &json!([{"name": "t", "replication_key": "at"}]),
+    );
+    case.sync();
+    let mut superuser = case.destination_superuser();
+    superuser
+        .batch_execute(
+            "CREATE TABLE audit (id int); ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY p ON audit WITH CHECK (id > 0); GRANT INSERT ON audit TO PUBLIC;
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN INSERT INTO public.audit VALUES (NEW.id); RETURN NULL; END';
+             CREATE TRIGGER audited AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .expect("a trigger");
+    case.at_source("INSERT INTO t VALUES (4)");
+    case.sync();
+    case.assert_equal("public.t");
+    let noted = superuser.query_one("SELECT min(id) FROM audit", &[]).expect("a note");
+    assert_eq!(noted.get::<_, i32>(0), 4);
+}
+
+/// A view whose rows have no key is read whole in every sync, and what a trigger alters stays altered.
+#[test]
+fn a_difference_that_no_sync_will_find_is_not_pending() {
+    let mut case = Case::new(
+        "CREATE TABLE below (id int PRIMARY KEY, at timestamptz, note text);
+         INSERT INTO below SELECT n, NULL, 'note' FROM generate_series(1, 3) n;
+         CREATE VIEW v AS SELECT * FROM below",
+        &json!([{"name": "v", "replication_key": "at", "unique_cols": ["id"]}]),
+    );
+    case.sync();
+    case.at_destination(
+        "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.note = ''no''; RETURN NEW; END';
+         CREATE TRIGGER meddling BEFORE INSERT OR UPDATE ON v FOR EACH ROW EXECUTE FUNCTION meddle()",
+    );
+    case.at_source("UPDATE below SET note = 'new' WHERE id = 1");
+    case.sync();
+    assert_eq!(case.verify(1)["tables"][0]["different"], 3);
 }

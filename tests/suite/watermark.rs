@@ -732,6 +732,63 @@ fn numbers_that_a_failover_gives_out_again_hide_no_row() {
     servers.stop();
 }
 
+/// Both keys count on from what the lost rows had, and somebody keeps a transaction open meanwhile.
+#[test]
+fn after_a_failover_the_keys_of_the_lost_history_are_no_watermark_and_no_state_file_makes_them_one()
+{
+    let servers = Servers::start();
+    create_roles(&servers);
+    let rules = json!([by("numbered", "key"), by("lettered", "key")]);
+    let make = |name: &str, key: &str| {
+        format!("CREATE TABLE {name} (id int PRIMARY KEY, key {key}, note text);")
+    };
+    let setup = make("numbered", "int") + &make("lettered", "text COLLATE \"C\"");
+    let mut case = Case::on(&servers, &setup, &rules);
+    let insert = |from: u32, to: u32, note: &str| {
+        format!(
+            "INSERT INTO numbered SELECT n, n, '{note}' FROM generate_series({from}, {to}) n;
+             INSERT INTO lettered SELECT n, lpad(n::text, 5, '0'), '{note}' FROM generate_series({from}, {to}) n"
+        )
+    };
+    case.at_source(&insert(1, 40, "first"));
+    let standby = servers.standby();
+    let mut replica = standby.connect(&case.database);
+    replica.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").expect("a setting");
+    replica.batch_execute("SELECT pg_reload_conf()").expect("a reload");
+    judge::wait_for(&mut replica, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    case.at_source(&insert(41, 70, "lost"));
+    case.sync();
+    let folder = case.directory.path().join("sync-state");
+    let file = |name: &str| folder.join(format!("{name}.json"));
+    let older = ["numbered", "lettered"]
+        .map(|name| (file(name), std::fs::read(file(name)).expect("a file")));
+    case.at_source(&insert(71, 100, "lost too"));
+    case.sync();
+    for (path, text) in older {
+        std::fs::write(path, text).expect("an older file");
+    }
+    servers.source.stop("immediate");
+    standby.promote();
+    case.source = replica;
+    case.at_source(&insert(41, 80, "new"));
+    case.write_env(&format!("SOURCE_PORT={}", standby.address().port()));
+    let mut open = standby.connect(&case.database);
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").expect("a transaction");
+    case.sync().says("the older one counts");
+    let wrong = "SELECT id FROM numbered WHERE note LIKE 'lost%' AND id <= 80 UNION ALL \
+                 SELECT id FROM lettered WHERE note LIKE 'lost%' AND id <= 80";
+    assert_eq!(case.ask(wrong), [""; 0]);
+    // Below what the lost rows had.
+    case.at_source(
+        "INSERT INTO lettered SELECT n, lpad((n - 1000)::text, 5, '0'), 'later' FROM generate_series(1081, 1090) n",
+    );
+    case.sync();
+    assert_eq!(case.ask("SELECT count(*) FROM lettered WHERE note = 'later'"), ["10"]);
+    open.batch_execute("COMMIT").expect("an end");
+    standby.stop("immediate");
+    servers.stop();
+}
+
 #[test]
 fn numbers_that_a_crash_gives_out_again_hide_no_row() {
     let servers = Servers::start();
