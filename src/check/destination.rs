@@ -52,6 +52,7 @@ impl Tables<'_> {
             Ok((decision, found))
         });
         let mut found = Vec::new();
+        let copies = matches!(decided, Ok((Decision::Copy { .. }, _)));
         match decided {
             Err(error) => found.push(Finding::error(about(), error)),
             Ok((Decision::Copy { sync_type, reason, .. }, known)) => {
@@ -76,13 +77,14 @@ impl Tables<'_> {
             Ok((Decision::Merge { .. }, _)) => {}
         }
         if situation.destination.is_some_and(|there| there.kind == Kind::Table) {
-            found.extend(self.put_on(situation, table));
+            found.extend(self.put_on(situation, table, copies));
         }
         found
     }
 
-    /// What people have put on the destination table that a sync or a new copy has to do with.
-    fn put_on(&mut self, situation: &Situation, table: &Qualified) -> Vec<Finding> {
+    /// What people have put on the destination table that a sync or a new copy has to do with. The next sync
+    /// `copies` it anew or not.
+    fn put_on(&mut self, situation: &Situation, table: &Qualified, copies: bool) -> Vec<Finding> {
         let about = || About::Table(situation.rule.name.clone());
         let mut found = Vec::new();
         let dependents = catalog::dependents(self.destination, table, Patience::Short);
@@ -115,21 +117,25 @@ impl Tables<'_> {
                 ),
             ));
         }
-        let copied = |it: &&Unwritable| {
+        let written = |it: &&Unwritable| {
             situation.shape.columns.iter().any(|column| column.name == it.column)
         };
-        if let Some(Unwritable { what, .. }) = dependents.unwritable.iter().find(copied) {
+        if let Some(Unwritable { what, .. }) = dependents.unwritable.iter().find(written) {
             let error = Error::table(format!(
                 "no sync can write the {what} of `{}` at the destination",
                 table.plain()
             ));
             found.push(Finding::error(about(), error.hint(PLAIN_COLUMN)));
         } else if let Some(lost) = dependents.beyond_us.first() {
-            found.push(Finding::warning(
-                about(),
-                &format!("a new copy of `{}` would lose the {lost}, and is refused", table.plain()),
-                "drop it before a new copy is called for, and make it again afterwards".to_owned(),
-            ));
+            let said =
+                format!("a new copy of `{}` would lose the {lost}, and is refused", table.plain());
+            found.push(if copies {
+                let hint = "the next sync wants to make one: drop it, and make it again afterwards";
+                Finding::error(about(), Error::table(said).hint(hint))
+            } else {
+                let hint = "drop it before a new copy is called for, and make it again afterwards";
+                Finding::warning(about(), &said, hint.to_owned())
+            });
         }
         found
     }

@@ -194,9 +194,13 @@ fn a_column_of_the_destination_that_nobody_may_write_is_an_error_with_its_remedy
     case.at_destination("ALTER TABLE t ALTER id DROP IDENTITY");
     check(&case, 0);
     case.sync().says("1 row ");
-    // Of a column that is not ours, no sync writes anything.
-    case.at_destination("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (id * 2) STORED");
-    says(&of(&check(&case, 0), "warning"), "would lose the generated column twice");
+    // What a new copy would lose is an error where the next sync wants to make one.
+    case.at_destination("CREATE RULE audit AS ON DELETE TO t DO ALSO NOTHING");
+    let lost = "a new copy of `public.t` would lose the rule audit, and is refused";
+    says(&of(&check(&case, 0), "warning"), lost);
+    case.at_source("ALTER TABLE t ADD more int");
+    says(&of(&check(&case, 1), "error"), lost);
+    case.sync_fails(1).says("would lose the rule audit");
 }
 
 #[test]
