@@ -298,3 +298,18 @@ fn a_row_below_a_view_that_is_loaded_again_with_an_old_key_need_not_be_found() {
         ],
     });
 }
+
+#[test]
+fn rows_below_a_view_whose_keys_went_back_to_the_beginning_are_pending() {
+    replay(&Story {
+        majors: (13, 16),
+        settle: "50ms",
+        tables: vec![11858, 1614],
+        steps: vec![
+            ("insert_many", 7944),
+            ("sync", 712),
+            ("load_again", 3279),
+            ("damage_and_repair", 2349),
+        ],
+    });
+}
