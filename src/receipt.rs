@@ -2,6 +2,8 @@
 //!
 //! The same content stands in the destination's `_sync_state` and in `sync-state/`.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +119,16 @@ impl Progress {
             && self.lookback == newer.lookback
             && self.reconciled_at == newer.reconciled_at
             && of_one_history
+    }
+
+    /// When the source had recovered from a crash last, as far as that was told. Where two syncs say different
+    /// things, what neither of them would say again.
+    #[must_use]
+    pub fn recovered_at(&self) -> Option<String> {
+        let positions = self.position.iter().chain(&self.either);
+        let told: BTreeSet<&str> =
+            positions.filter_map(|position| position.recovered_at.as_deref()).collect();
+        (!told.is_empty()).then(|| told.into_iter().collect::<Vec<_>>().join(" "))
     }
 
     /// What both of two agree on: a sync that starts there reads all that either would. `start` is
@@ -345,8 +357,6 @@ fn changed(what: &str, before: Option<&str>, now: Option<&str>) -> Option<String
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::watermark::Mark;
 
@@ -366,6 +376,22 @@ mod tests {
         {
             assert!(!same_part(before, now), "{before} {now}");
         }
+    }
+
+    #[test]
+    fn when_the_source_recovered_is_known_as_long_as_two_do_not_say_different_things() {
+        let at = |at: Option<&str>| Position {
+            recovered_at: at.map(str::to_owned),
+            ..Position::default()
+        };
+        let told = |position: Option<Position>, either: Vec<Position>| {
+            Progress { position, either, ..Progress::default() }.recovered_at()
+        };
+        assert_eq!(told(None, Vec::new()), None);
+        assert_eq!(told(Some(at(Some("1"))), Vec::new()).as_deref(), Some("1"));
+        assert_eq!(told(None, vec![at(Some("1")), at(None)]).as_deref(), Some("1"));
+        let both = told(None, vec![at(Some("1")), at(Some("2"))]);
+        assert!(both.is_some_and(|both| both != "1" && both != "2"));
     }
 
     #[test]

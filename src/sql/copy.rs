@@ -178,13 +178,19 @@ pub fn in_tables(oids: &[u32]) -> String {
 pub fn greatest_key(table: &Qualified, column: &str, limit: Option<&str>) -> String {
     // Unqualified, ORDER BY would mean the text in the list of results.
     let key = format!("source.{}", identifier(column));
-    let condition = match limit {
-        Some(limit) => limit.replace("{key}", &key),
-        None => format!("{key} IS NOT NULL"),
-    };
+    let condition = can_be_a_watermark(&key, limit);
     format!(
         "SELECT {key}::text FROM {table} AS source WHERE {condition} ORDER BY {key} DESC LIMIT 1"
     )
+}
+
+/// The condition on rows whose `key`, as SQL, may become a watermark.
+#[must_use]
+pub fn can_be_a_watermark(key: &str, limit: Option<&str>) -> String {
+    match limit {
+        Some(limit) => limit.replace("{key}", key),
+        None => format!("{key} IS NOT NULL"),
+    }
 }
 
 /// Whether there is a key that the condition `limit` keeps out: one row, one boolean.

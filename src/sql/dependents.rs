@@ -75,15 +75,7 @@ SELECT json_build_object(
       'using', pg_get_expr(p.polqual, p.polrelid),
       'check', pg_get_expr(p.polwithcheck, p.polrelid)) ORDER BY p.polname)
     FROM pg_policy p WHERE p.polrelid = c.oid), '[]'),
-  'statistics', coalesce((
-    SELECT json_agg(o.statement ORDER BY s.stxname, o.number)
-    FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
-    CROSS JOIN LATERAL (VALUES
-      (1, pg_get_statisticsobjdef(s.oid)),
-      (2, CASE WHEN s.stxstattarget >= 0 THEN format(
-        'ALTER STATISTICS %I.%I SET STATISTICS %s', sn.nspname, s.stxname, s.stxstattarget) END))
-      AS o (number, statement)
-    WHERE s.stxrelid = c.oid AND o.statement IS NOT NULL), '[]'),
+  'statistics', {statistics},
   'publications', coalesce((
     SELECT json_agg(p.pubname ORDER BY p.pubname)
     FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
@@ -148,6 +140,7 @@ SELECT json_build_object(
       'grants', {view_grants},
       'indexes', {view_indexes},
       'tuned', {view_tuned},
+      'statistics', {view_statistics},
       'remarks', {view_remarks},
       'triggers', {view_triggers}) ORDER BY ranked.level, wn.nspname, w.relname)
     FROM (SELECT v.oid, max(v.level) AS level FROM view_depends v WHERE v.level > 0 GROUP BY v.oid)
@@ -164,12 +157,14 @@ WHERE n.nspname = {schema} AND c.relname = {name}",
         triggers = triggers("c"),
         remarks = remarks("c"),
         tuned = tuned("c"),
+        statistics = statistics("c"),
         view_comments = view_part(comments),
         view_grants = view_part(grants),
         view_indexes = view_part(indexes),
         view_triggers = view_part(triggers),
         view_remarks = view_part(remarks),
         view_tuned = view_part(tuned),
+        view_statistics = view_part(statistics),
     )
 }
 
@@ -303,5 +298,19 @@ fn tuned(relation: &str) -> String {
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = {relation}.oid AND a.attnum > 0 AND NOT a.attisdropped
       AND (a.attstattarget >= 0 OR a.attstorage <> t.typstorage OR a.attoptions IS NOT NULL)), '[]')"
+    )
+}
+
+/// The statements that make a relation's extended statistics, as a JSON array.
+fn statistics(relation: &str) -> String {
+    format!(
+        "coalesce((SELECT json_agg(o.statement ORDER BY s.stxname, o.number)
+    FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace
+    CROSS JOIN LATERAL (VALUES
+      (1, pg_get_statisticsobjdef(s.oid)),
+      (2, CASE WHEN s.stxstattarget >= 0 THEN format(
+        'ALTER STATISTICS %I.%I SET STATISTICS %s', sn.nspname, s.stxname, s.stxstattarget) END))
+      AS o (number, statement)
+    WHERE s.stxrelid = {relation}.oid AND o.statement IS NOT NULL), '[]')"
     )
 }

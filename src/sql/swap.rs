@@ -405,6 +405,9 @@ impl Script {
         }
         self.tuned(kind, name, &view.tuned, None);
         self.triggers(name, &view.triggers);
+        for statistics in &view.statistics {
+            self.add(statistics.clone(), "extended statistics");
+        }
         for remark in &view.remarks {
             self.remark(name, remark);
         }
@@ -709,6 +712,7 @@ mod tests {
             }],
             indexes: Vec::new(),
             tuned: Vec::new(),
+            statistics: Vec::new(),
             remarks: Vec::new(),
             triggers: Vec::new(),
         };

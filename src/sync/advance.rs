@@ -66,8 +66,7 @@ pub(super) fn next_receipt(
     let mut position = server.position(source, watermark.start.clone());
     if position.recovered_at.is_none() {
         // A standby says nothing of its primary's crashes, of which another sync may want to know.
-        position.recovered_at =
-            before.position.as_ref().and_then(|there| there.recovered_at.clone());
+        position.recovered_at = before.recovered_at();
     }
     let set_in = if watermark.start == before.watermark.start {
         before.watermark_set_in.clone()

@@ -277,7 +277,9 @@ pub struct View {
     pub indexes: Vec<Index>,
     /// Columns of one whose statistics or storage people have tuned.
     pub tuned: Vec<Tuned>,
-    /// Comments on its triggers.
+    /// `CREATE STATISTICS` statements, and what was set for them.
+    pub statistics: Vec<String>,
+    /// Comments on those and on its triggers.
     pub remarks: Vec<Remark>,
     /// `INSTEAD OF` triggers.
     pub triggers: Vec<Trigger>,

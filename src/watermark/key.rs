@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
-use crate::sql::{Qualified, copy, literal};
+use crate::sql::{Qualified, copy, identifier, literal};
 use crate::table::DataType;
 
 /// How far below the watermark a key with time zone is read where the rule says nothing.
@@ -140,6 +140,12 @@ impl Key {
     #[must_use]
     pub fn greatest(&self, table: &Qualified) -> String {
         copy::greatest_key(table, &self.column, self.key_type.limit())
+    }
+
+    /// The condition on rows whose key may become a watermark.
+    #[must_use]
+    pub fn can_be_a_watermark(&self) -> String {
+        copy::can_be_a_watermark(&identifier(&self.column), self.key_type.limit())
     }
 
     /// Whether there is a key that does not move the watermark, such as one in the future: one row,

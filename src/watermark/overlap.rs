@@ -119,10 +119,11 @@ pub fn history_changed(before: Option<&Position>, now: &Position) -> bool {
 /// it crashed, and `synchronous_commit` was off. What it has counted since may have the same numbers.
 #[must_use]
 pub fn may_have_lost(before: Option<&Position>, now: &Position) -> bool {
-    let crashed = |before: &Position| {
-        before.recovered_at.is_some()
-            && now.recovered_at.is_some()
-            && before.recovered_at != now.recovered_at
+    let crashed = |before: &Position| match (&before.recovered_at, &now.recovered_at) {
+        (Some(before), Some(now)) => before != now,
+        // A standby does not say what has become of its primary since that was read.
+        (Some(_), None) => before.running_since != now.running_since,
+        (None, _) => false,
     };
     history_changed(before, now) || before.is_some_and(crashed)
 }
@@ -173,6 +174,10 @@ mod tests {
         assert!(!lost(&Position { running_since: Some("one".to_owned()), ..position(10) }));
         // A standby, or the receipt of an older version.
         assert!(!lost(&Position { recovered_at: None, ..position(10) }));
+        let standby = Position { recovered_at: None, ..position(10) };
+        assert!(!may_have_lost(Some(&position(10)), &standby), "it was read before");
+        let elsewhere = Position { running_since: Some("one".to_owned()), ..position(10) };
+        assert!(may_have_lost(Some(&elsewhere), &standby));
         assert!(!may_have_lost(None, &now));
     }
 

@@ -52,6 +52,8 @@ const PUT_ON: &str = r#"
     COMMENT ON INDEX reports.sums_count_idx IS 'an index of a view';
     ALTER MATERIALIZED VIEW reports.sums CLUSTER ON sums_count_idx;
     ALTER MATERIALIZED VIEW reports.sums ALTER count SET STATISTICS 300;
+    CREATE STATISTICS reports.of_view ON count, sum FROM reports.sums;
+    COMMENT ON STATISTICS reports.of_view IS 'statistics of a view';
     ALTER STATISTICS "both" SET STATISTICS 77;
     ALTER INDEX "by Note" ALTER COLUMN 1 SET STATISTICS 55;
     CREATE VIEW "Top" AS SELECT * FROM reports.sums;

@@ -671,3 +671,18 @@ fn a_difference_that_no_sync_will_find_is_not_pending() {
     case.sync();
     assert_eq!(case.verify(1)["tables"][0]["different"], 3);
 }
+
+#[test]
+fn the_first_rows_of_a_view_are_pending_until_a_sync_has_read_them() {
+    let mut case = Case::new(
+        "CREATE TABLE below (id int PRIMARY KEY, at timestamptz DEFAULT now());
+         CREATE VIEW v AS SELECT * FROM below",
+        &json!([{"name": "v", "replication_key": "at", "unique_cols": ["id"]}]),
+    );
+    case.sync();
+    case.at_source("INSERT INTO below VALUES (1), (2)");
+    assert_eq!(case.verify(0)["tables"][0]["pending"], 2);
+    case.sync();
+    assert_eq!(case.verify(0)["tables"][0]["pending"], 0);
+    case.assert_equal("public.v");
+}
