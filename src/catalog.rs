@@ -299,17 +299,16 @@ pub(crate) fn documents<T: DeserializeOwned>(
     purpose: &str,
     sql: &str,
 ) -> Result<Vec<T>> {
-    let mut found = Ok(Vec::new());
+    let (mut found, mut unread) = (Vec::new(), None);
     // What somebody has dropped since the statement began has no document.
-    session.each(purpose, sql, |document| {
-        if let Ok(all) = &mut found {
-            match serde_json::from_str(document) {
-                Ok(one) => all.push(one),
-                Err(error) => found = Err(error),
-            }
-        }
+    session.each(purpose, sql, |document| match serde_json::from_str(document) {
+        Ok(one) => found.push(one),
+        Err(error) => unread = Some(error),
     })?;
-    found.map_err(|error| strange(session, &error))
+    match unread {
+        None => Ok(found),
+        Some(error) => Err(strange(session, &error)),
+    }
 }
 
 fn strange(session: &Session, error: &serde_json::Error) -> Error {

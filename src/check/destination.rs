@@ -52,9 +52,11 @@ impl Tables<'_> {
             Ok((decision, found))
         });
         let mut found = Vec::new();
-        let copies = matches!(decided, Ok((Decision::Copy { .. }, _)));
-        match decided {
-            Err(error) => found.push(Finding::error(about(), error)),
+        let copies = match decided {
+            Err(error) => {
+                found.push(Finding::error(about(), error));
+                false
+            }
             Ok((Decision::Copy { sync_type, reason, .. }, known)) => {
                 let ToCopy { tables, rows, bytes } = &mut self.checkup.to_copy;
                 *tables += 1;
@@ -73,9 +75,10 @@ impl Tables<'_> {
                     let said = format!("the next sync {does}");
                     found.push(Finding::warning(about(), &said, hint.to_owned()));
                 }
+                true
             }
-            Ok((Decision::Merge { .. }, _)) => {}
-        }
+            Ok((Decision::Merge { .. }, _)) => false,
+        };
         if situation.destination.is_some_and(|there| there.kind == Kind::Table) {
             found.extend(self.put_on(situation, table, copies));
         }

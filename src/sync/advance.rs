@@ -53,17 +53,17 @@ pub(super) fn next_receipt(
     let source = situation.source;
     let seen = after.look.mark.as_deref();
     let key = situation.shape.key.as_ref();
-    let now = server.position(source, None);
+    let mut position = server.position(source, None);
     // Of texts nobody knows whether they have gone back: then they count from a mark of the new history on.
     let forgotten =
-        plan::may_be_given_twice(before, key, &now) && !key.is_some_and(Key::may_go_back);
+        plan::may_be_given_twice(before, key, &position) && !key.is_some_and(Key::may_go_back);
     let known = if forgotten { &Watermark::default() } else { &before.watermark };
     let mut watermark = after.marks.advance(seen, server, known, after.written_in);
     if let (Seen::Nothing, Some(now)) = (&after.look.mark, &after.look.now) {
         // Lower than what a mark has said is always safe.
         watermark = watermark.at_most(now);
     }
-    let mut position = server.position(source, watermark.start.clone());
+    position.start.clone_from(&watermark.start);
     if position.recovered_at.is_none() {
         // A standby says nothing of its primary's crashes, of which another sync may want to know.
         position.recovered_at = before.recovered_at();

@@ -49,31 +49,12 @@ impl TableSync<'_> {
         crash::at("planned");
         let (facts, rows) = match self.apply(&plan, &receipt, &found, report) {
             Err(error) if plan.heals_by_copying(&error) && self.keys_are_shared(&situation)? => {
-                // The snapshot may have ended, and the table have been altered since.
-                let facts = self.facts()?;
-                let situation = facts.situation(self.rule, self.table, self.request.verify);
-                let reason = "rows at the destination share their unique columns".to_owned();
-                let sync_type = SyncType::Initial;
-                let decision = Decision::Copy { sync_type, reason, unasked: true };
-                let (plan, receipt) = self.plan(&situation, decision, &found)?;
-                let rows = self.apply(&plan, &receipt, &found, report)?;
-                (facts, rows)
+                self.copy_instead(&found, report)?
             }
             Err(error)
                 if self.rule.deletes == Deletes::Remove && plan.may_heal_by_removing(&error) =>
             {
-                let said = format!(
-                    "removing rows that the source no longer has first: {}",
-                    error.one_line()
-                );
-                self.log.info(Some(&self.rule.name), &said);
-                let facts = self.facts()?;
-                let situation = facts.situation(self.rule, self.table, self.request.verify);
-                let Prepared { found, plan, receipt } = self.prepare(&situation)?;
-                let comparison = plan::compare(&situation, Depth::Keys, Expected::Few, None);
-                let removal = plan::reconcile(&situation, comparison, Deletes::Remove);
-                let rows = self.apply(&plan.removing_first(removal), &receipt, &found, report)?;
-                (facts, rows)
+                self.remove_first(&error, report)?
             }
             done => (facts, done?),
         };
@@ -81,6 +62,32 @@ impl TableSync<'_> {
             self.verify(&facts.situation(self.rule, self.table, true))?;
         }
         Ok(rows)
+    }
+
+    /// Copies the table anew. The snapshot may have ended, and the table have been altered since: what it is
+    /// like is read once more.
+    fn copy_instead(&mut self, found: &Found, report: &mut TableReport) -> Result<(Facts, u64)> {
+        let facts = self.facts()?;
+        let situation = facts.situation(self.rule, self.table, self.request.verify);
+        let reason = "rows at the destination share their unique columns".to_owned();
+        let decision = Decision::Copy { sync_type: SyncType::Initial, reason, unasked: true };
+        let (plan, receipt) = self.plan(&situation, decision, found)?;
+        let rows = self.apply(&plan, &receipt, found, report)?;
+        Ok((facts, rows))
+    }
+
+    /// Syncs once more, and removes what the source no longer has before other rows come. What the table is
+    /// like is read once more as well.
+    fn remove_first(&mut self, why: &Error, report: &mut TableReport) -> Result<(Facts, u64)> {
+        let said = format!("removing rows that the source no longer has first: {}", why.one_line());
+        self.log.info(Some(&self.rule.name), &said);
+        let facts = self.facts()?;
+        let situation = facts.situation(self.rule, self.table, self.request.verify);
+        let Prepared { found, plan, receipt } = self.prepare(&situation)?;
+        let comparison = plan::compare(&situation, Depth::Keys, Expected::Few, None);
+        let removal = plan::reconcile(&situation, comparison, Deletes::Remove);
+        let rows = self.apply(&plan.removing_first(removal), &receipt, &found, report)?;
+        Ok((facts, rows))
     }
 
     /// Whether rows at the destination share their unique columns.
