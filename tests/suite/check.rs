@@ -260,3 +260,13 @@ fn a_subscriber_a_forced_policy_and_an_owner_who_may_own_nothing_new_are_warned_
         .batch_execute(&format!("DROP OWNED BY {group} CASCADE; DROP ROLE {group}"))
         .expect("an end");
 }
+
+#[test]
+fn a_materialized_view_that_was_never_filled_is_an_error_with_its_remedy() {
+    let case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at int);
+         CREATE MATERIALIZED VIEW v AS SELECT * FROM t WITH NO DATA",
+        &json!([{"name": "v", "replication_key": "at", "unique_cols": ["id"]}]),
+    );
+    says(&of(&check(&case, 1), "error"), "has not been populated");
+}

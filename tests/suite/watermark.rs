@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::support::case::{Case, by, create_roles, with};
@@ -688,6 +689,13 @@ fn a_first_copy_from_a_standby_hides_no_row_there_for_good() {
     servers.stop();
 }
 
+/// A standby that gets nothing more of its primary.
+fn cut_off(standby: &mut Client) {
+    standby.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").expect("a setting");
+    standby.batch_execute("SELECT pg_reload_conf()").expect("a reload");
+    judge::wait_for(standby, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+}
+
 #[test]
 fn numbers_that_a_failover_gives_out_again_hide_no_row() {
     let servers = Servers::start();
@@ -700,9 +708,7 @@ fn numbers_that_a_failover_gives_out_again_hide_no_row() {
     case.at_source("CREATE TABLE removing (LIKE events INCLUDING ALL)");
     let standby = servers.standby();
     let mut replica = standby.connect(&case.database);
-    replica.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").expect("a setting");
-    replica.batch_execute("SELECT pg_reload_conf()").expect("a reload");
-    judge::wait_for(&mut replica, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    cut_off(&mut replica);
     // What the standby never gets.
     case.at_source(
         "INSERT INTO events SELECT n FROM generate_series(11, 30) n;
@@ -753,9 +759,7 @@ fn after_a_failover_the_keys_of_the_lost_history_are_no_watermark_and_no_state_f
     case.at_source(&insert(1, 40, "first"));
     let standby = servers.standby();
     let mut replica = standby.connect(&case.database);
-    replica.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").expect("a setting");
-    replica.batch_execute("SELECT pg_reload_conf()").expect("a reload");
-    judge::wait_for(&mut replica, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    cut_off(&mut replica);
     case.at_source(&insert(41, 70, "lost"));
     case.sync();
     let folder = case.directory.path().join("sync-state");
@@ -809,5 +813,24 @@ fn numbers_that_a_crash_gives_out_again_hide_no_row() {
         ["30"],
         "those that were deleted stay, for the rule keeps them"
     );
+    servers.stop();
+}
+
+#[test]
+fn a_sync_from_a_standby_does_not_forget_when_the_primary_recovered() {
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = Case::on(&servers, EVENTS, &json!([by("events", "number")]));
+    case.sync();
+    let known = "SELECT receipt -> 'position' ->> 'recovered_at' FROM _sync_state";
+    let before = case.ask(known);
+    let standby = servers.standby();
+    case.write_env(&format!("SOURCE_PORT={}", standby.address().port()));
+    // What has become of the primary since it was read, the standby does not say.
+    case.sync().says("may have given keys twice since: all rows are read");
+    assert_eq!(case.ask(known), before);
+    let run = case.sync();
+    assert!(!run.stdout.contains("all rows are read"), "{}", run.stdout);
+    standby.stop("immediate");
     servers.stop();
 }
