@@ -13,7 +13,7 @@ use crate::db::Session;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::notify;
-use crate::pg_dump::Installed;
+use crate::pg_dump::{Installed, Unusable};
 use crate::report::{About, Checkup, Finding};
 use crate::state;
 
@@ -97,15 +97,9 @@ fn pg_dump(pipeline: &Pipeline, source: &Session, checkup: &mut Checkup) {
     if pipeline.rules.iter().any(|rule| rule.initial == InitialPath::PgDump) {
         let installed = Installed::for_source(&pipeline.source, &source.server);
         match installed.unusable() {
-            Some(why) => {
-                let hint = if source.server.in_recovery {
-                    "set \"initial\" to \"copy\", or read from the primary"
-                } else {
-                    "install PostgreSQL's client programs, of the source's version or newer, or set \
-                     \"initial\" to \"copy\""
-                };
+            Some(Unusable { why, remedy }) => {
                 let said = format!("{why}: first copies are read by COPY instead");
-                checkup.add(Finding::warning(About::PgDump, &said, hint.to_owned()));
+                checkup.add(Finding::warning(About::PgDump, &said, (*remedy).to_owned()));
             }
             None => checkup.add(Finding::good(About::PgDump, "it can read the source".to_owned())),
         }

@@ -64,8 +64,21 @@ pub struct Installed {
     in_recovery: bool,
     met_directly: bool,
     system_is_trusted: bool,
-    unusable: OnceLock<Option<String>>,
+    unusable: OnceLock<Option<Unusable>>,
 }
+
+/// Why pg_dump cannot read a source, and what helps.
+#[derive(Debug)]
+pub struct Unusable {
+    /// Why.
+    pub why: String,
+    /// What helps.
+    pub remedy: &'static str,
+}
+
+/// What helps where the program is the reason.
+const INSTALL: &str = "install PostgreSQL's client programs, of the source's version or newer, or set \
+    \"initial\" to \"copy\"";
 
 impl Installed {
     /// What is to read this source, which says this of itself.
@@ -78,21 +91,25 @@ impl Installed {
         Self { server_version, in_recovery, met_directly, system_is_trusted, unusable }
     }
 
-    fn look(&self) -> Option<String> {
+    fn look(&self) -> Option<Unusable> {
         // An exported snapshot lacks what of a standby's holds the transactions in flight, once one of them has
         // more than 64 subtransactions. Who takes it over takes them all for undone, and marks their rows as
         // such in the standby's pages, for everybody and for good (PostgreSQL 14 to 18; tried in the suite).
         if self.in_recovery {
-            return Some(
-                "the source is a standby, which a snapshot that it shares with pg_dump may damage"
-                    .to_owned(),
-            );
+            let why =
+                "the source is a standby, which a snapshot that it shares with pg_dump may damage";
+            let remedy = "set \"initial\" to \"copy\", or read from the primary";
+            return Some(Unusable { why: why.to_owned(), remedy });
         }
         if !self.met_directly {
-            return Some(
-                "a pooler keeps to itself what pg_dump's session is to begin with".to_owned(),
-            );
+            let why = "a pooler keeps to itself what pg_dump's session is to begin with";
+            let remedy = "set \"initial\" to \"copy\", or let SOURCE_HOST and SOURCE_PORT be the server's own";
+            return Some(Unusable { why: why.to_owned(), remedy });
         }
+        self.look_at_program().map(|why| Unusable { why, remedy: INSTALL })
+    }
+
+    fn look_at_program(&self) -> Option<String> {
         let output = match Command::new(program()).arg("--version").stderr(Stdio::null()).output() {
             Ok(output) if output.status.success() => output,
             Ok(output) => return Some(format!("`pg_dump --version` ended with {}", output.status)),
@@ -116,8 +133,8 @@ impl Installed {
 
     /// Why it cannot, if so.
     #[must_use]
-    pub fn unusable(&self) -> Option<&str> {
-        self.unusable.get_or_init(|| self.look()).as_deref()
+    pub fn unusable(&self) -> Option<&Unusable> {
+        self.unusable.get_or_init(|| self.look()).as_ref()
     }
 }
 

@@ -132,7 +132,7 @@ impl TableSync<'_> {
             unasked: unasked && same_rule,
             dependents: dependents.as_ref(),
             pg_dump_unusable: match self.rule.initial {
-                InitialPath::PgDump => self.pg_dump.unusable(),
+                InitialPath::PgDump => self.pg_dump.unusable().map(|unusable| &*unusable.why),
                 InitialPath::Copy => None,
             },
             user: &self.destination.server.user,

@@ -223,4 +223,5 @@ fn a_pooler_may_keep_sessions_and_must_not_lend_them() {
     let said = "COPY reads it instead of pg_dump: a pooler keeps to itself";
     case.run(&["sync", "--full-refresh"]).expect(0).says(said);
     case.assert_equal("public.orders");
+    case.run(&["check"]).expect(0).says("let SOURCE_HOST and SOURCE_PORT be the");
 }
