@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-/// Whether a file must have reached the disk.
+/// Whether what a file says must have reached the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lasting {
-    /// Before anything else is done.
+    /// Before it has its name: after a power cut it is whole, or the one before is there.
     Surely,
     /// Some time: what it says can be found out again.
     Perhaps,
@@ -33,7 +33,6 @@ pub fn publish(path: &Path, text: &str) -> std::io::Result<()> {
 pub(crate) struct Nameless<'a> {
     path: &'a Path,
     temporary: PathBuf,
-    lasting: Lasting,
 }
 
 impl<'a> Nameless<'a> {
@@ -44,7 +43,7 @@ impl<'a> Nameless<'a> {
         text: &str,
         lasting: Lasting,
     ) -> std::io::Result<Self> {
-        let nameless = Self { path, temporary, lasting };
+        let nameless = Self { path, temporary };
         let mut file = File::create(&nameless.temporary)?;
         file.write_all(text.as_bytes())?;
         if lasting == Lasting::Surely {
@@ -60,11 +59,7 @@ impl<'a> Nameless<'a> {
 
     /// Gives it its name, whatever has it.
     pub(crate) fn rename(self) -> std::io::Result<()> {
-        fs::rename(&self.temporary, self.path)?;
-        match self.path.parent() {
-            Some(folder) if self.lasting == Lasting::Surely => File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        }
+        fs::rename(&self.temporary, self.path)
     }
 }
 

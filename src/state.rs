@@ -449,7 +449,8 @@ fn read_file(directory: &Path, table: &str, warnings: &mut Vec<String>) -> Resul
     }
 }
 
-/// Writes the file that repeats the receipt: whole or not at all, and on the disk when it returns.
+/// Writes the file that repeats the receipt: whole or not at all. A power cut may bring the one before back,
+/// from which the next sync begins earlier than it had to.
 pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()> {
     let name = file_name(table);
     let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
