@@ -1,5 +1,6 @@
 //! Carries out a plan, statement by statement.
 
+use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
 use crate::catalog;
@@ -35,23 +36,30 @@ pub struct Application<'a> {
 }
 
 /// What applying a plan did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
+#[derive(Debug)]
+pub enum Applied<Made> {
     /// The destination was written to.
     Rows {
         /// How many rows were copied or merged.
         written: u64,
         /// How many were removed or marked.
         deleted: u64,
+        /// What was made meanwhile.
+        made: Made,
     },
     /// No row travelled, and the destination was not written to.
     Nothing,
 }
 
 impl Application<'_> {
-    /// Carries the plan out. Where it fails, nothing of it remains at the destination.
-    pub fn run(&mut self, plan: &Plan) -> Result<Applied> {
-        let applied = self.try_run(plan);
+    /// Carries the plan out, and makes what else is to reach a disk while the destination's server writes its
+    /// own. Where it fails, nothing of it remains at the destination.
+    pub fn run<Made: Send>(
+        &mut self,
+        plan: &Plan,
+        meanwhile: impl Fn() -> Made + Sync,
+    ) -> Result<Applied<Made>> {
+        let applied = self.try_run(plan, meanwhile);
         if applied.is_err() {
             // Where the connection is gone, the server has rolled back already.
             let _ = self.destination.run("roll back", session::ROLLBACK);
@@ -59,7 +67,11 @@ impl Application<'_> {
         applied
     }
 
-    fn try_run(&mut self, plan: &Plan) -> Result<Applied> {
+    fn try_run<Made: Send>(
+        &mut self,
+        plan: &Plan,
+        meanwhile: impl Fn() -> Made + Sync,
+    ) -> Result<Applied<Made>> {
         let (mut before, mut removed) = (&*plan.before, 0);
         if let Some(removal) = &plan.removal {
             self.steps(std::mem::take(&mut before))?;
@@ -103,9 +115,17 @@ impl Application<'_> {
         };
         self.steps(finish)?;
         crash::at("receipt-written");
-        self.steps(std::slice::from_ref(last))?;
-        crash::at("committed");
-        Ok(Applied::Rows { written, deleted: removed + deleted })
+        let made = std::thread::scope(|scope| {
+            let making = std::thread::Builder::new().spawn_scoped(scope, &meanwhile);
+            self.steps(std::slice::from_ref(last))?;
+            crash::at("committed");
+            Ok(match making {
+                Ok(making) => making.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // The host has no thread left.
+                Err(_) => meanwhile(),
+            })
+        })?;
+        Ok(Applied::Rows { written, deleted: removed + deleted, made })
     }
 
     /// The session with one side.

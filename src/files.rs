@@ -19,26 +19,28 @@ pub enum Lasting {
 /// Writes a file whole or not at all, in a folder that is there. Another run may do the same at the same
 /// time: one of the two is there afterwards.
 pub fn replace(path: &Path, text: &str, lasting: Lasting) -> std::io::Result<()> {
-    Nameless::write(path, own_temporary(path), text, lasting)?.rename()
+    Nameless::write(path.to_owned(), own_temporary(path), text, lasting)?.rename()
 }
 
 /// The same for a file that everybody may read, whatever the umask is.
 pub fn publish(path: &Path, text: &str) -> std::io::Result<()> {
-    let nameless = Nameless::write(path, own_temporary(path), text, Lasting::Perhaps)?;
+    let (path, temporary) = (path.to_owned(), own_temporary(path));
+    let nameless = Nameless::write(path, temporary, text, Lasting::Perhaps)?;
     fs::set_permissions(&nameless.temporary, Permissions::from_mode(0o644))?;
     nameless.rename()
 }
 
 /// A file that is whole and has not got its name yet. Without one, it is removed.
-pub(crate) struct Nameless<'a> {
-    path: &'a Path,
+#[derive(Debug)]
+pub(crate) struct Nameless {
+    path: PathBuf,
     temporary: PathBuf,
 }
 
-impl<'a> Nameless<'a> {
+impl Nameless {
     /// Writes it.
     pub(crate) fn write(
-        path: &'a Path,
+        path: PathBuf,
         temporary: PathBuf,
         text: &str,
         lasting: Lasting,
@@ -54,16 +56,16 @@ impl<'a> Nameless<'a> {
 
     /// Gives it its name where nothing else has it.
     pub(crate) fn link(self) -> std::io::Result<()> {
-        fs::hard_link(&self.temporary, self.path)
+        fs::hard_link(&self.temporary, &self.path)
     }
 
     /// Gives it its name, whatever has it.
     pub(crate) fn rename(self) -> std::io::Result<()> {
-        fs::rename(&self.temporary, self.path)
+        fs::rename(&self.temporary, &self.path)
     }
 }
 
-impl Drop for Nameless<'_> {
+impl Drop for Nameless {
     fn drop(&mut self) {
         // Where it has got its name, nothing is there any more.
         let _ = fs::remove_file(&self.temporary);

@@ -129,14 +129,9 @@ pub fn beside(directory: &Path, table: &str, receipt: &Receipt) -> Beside {
 /// Writes a file that is missing and has to repeat the receipt. Who does not hold the table's lock
 /// may do so: where another run has written one meanwhile, that one stays.
 pub fn write_missing(directory: &Path, table: &str, receipt: &Receipt) {
-    let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(directory.join(FOLDER))?;
-        let path = directory.join(file_name(table));
-        Nameless::write(&path, own_temporary(&path), &text, Lasting::Perhaps)?.link()
-    };
+    let nameless = nameless(directory, table, receipt, (own_temporary, Lasting::Perhaps));
     // The receipt counts without it, and the next sync that has something to do says what is wrong.
-    let _ = write();
+    let _ = nameless.and_then(Nameless::link);
 }
 
 fn said(watermark: Option<&str>) -> &str {
@@ -449,25 +444,52 @@ fn read_file(directory: &Path, table: &str, warnings: &mut Vec<String>) -> Resul
     }
 }
 
-/// Writes the file that repeats the receipt: whole or not at all. A power cut may bring the one before back,
-/// from which the next sync begins earlier than it had to.
-pub fn write_file(directory: &Path, table: &str, receipt: &Receipt) -> Result<()> {
-    let name = file_name(table);
-    let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(directory.join(FOLDER))?;
-        let path = directory.join(&name);
-        let nameless = Nameless::write(&path, temporary(&path), &text, Lasting::Surely)?;
-        crash::at("state-file-written");
-        nameless.rename()?;
+/// The file that repeats the receipt, on the disk and without its name yet.
+#[derive(Debug)]
+pub struct StateFile {
+    nameless: std::io::Result<Nameless>,
+    /// What it will be, for people.
+    described: String,
+}
+
+impl StateFile {
+    /// Writes what it says to the disk.
+    #[must_use]
+    pub fn write(directory: &Path, table: &str, receipt: &Receipt) -> Self {
+        Self {
+            nameless: nameless(directory, table, receipt, (temporary, Lasting::Surely)),
+            described: format!("`{}` in `{}`", file_name(table), directory.display()),
+        }
+    }
+
+    /// Lets it take the place of the one before. A power cut may bring that one back, from which the next
+    /// sync begins earlier than it had to.
+    pub fn take_place(self) -> Result<()> {
+        let rename = |nameless: Nameless| {
+            crash::at("state-file-written");
+            nameless.rename()
+        };
+        self.nameless.and_then(rename).map_err(|error| {
+            Error::table(format!("cannot write {}", self.described))
+                .caused_by(&error)
+                .hint("the rows and the receipt are in the destination; the next sync continues from them")
+        })?;
         crash::at("state-file-renamed");
         Ok(())
-    };
-    write().map_err(|error| {
-        Error::table(format!("cannot write `{name}` in `{}`", directory.display()))
-            .caused_by(&error)
-            .hint("the rows and the receipt are in the destination; the next sync continues from them")
-    })
+    }
+}
+
+fn nameless(
+    directory: &Path,
+    table: &str,
+    receipt: &Receipt,
+    (temporary, lasting): (fn(&Path) -> PathBuf, Lasting),
+) -> std::io::Result<Nameless> {
+    let text = serde_json::to_string_pretty(receipt).unwrap_or_default() + "\n";
+    fs::create_dir_all(directory.join(FOLDER))?;
+    let path = directory.join(file_name(table));
+    let temporary = temporary(&path);
+    Nameless::write(path, temporary, &text, lasting)
 }
 
 /// Removes the state file of a table that is about to be copied anew: it must not outlive the copy that
@@ -550,7 +572,7 @@ mod tests {
             ],
         ) {
             let directory = tempfile::tempdir().unwrap();
-            write_file(directory.path(), "t", &receipt()).unwrap();
+            StateFile::write(directory.path(), "t", &receipt()).take_place().unwrap();
             let path = directory.path().join(FOLDER).join("t.json");
             let mut bytes = fs::read(&path).unwrap();
             let at = at.index(bytes.len() - 2);

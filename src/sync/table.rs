@@ -17,7 +17,7 @@ use crate::receipt::Receipt;
 use crate::report::{Log, TableReport};
 use crate::sql::copy::Selection;
 use crate::sql::{Qualified, session};
-use crate::state::{self, Found};
+use crate::state::{self, Found, StateFile};
 use crate::table::SourceTable;
 
 /// One table under its lock.
@@ -170,28 +170,28 @@ impl TableSync<'_> {
         for detail in &plan.details {
             self.log.debug(Some(name), detail);
         }
+        let (directory, table) = (&*self.pipeline.directory, &*self.table.name);
+        let state_file = |receipt| StateFile::write(directory, table, receipt);
         if planted(Fault::StateFileFirst) {
-            state::write_file(&self.pipeline.directory, &self.table.name, receipt)?;
+            state_file(receipt).take_place()?;
         }
         let expected = match plan.sync_type {
             SyncType::Initial | SyncType::FullRefresh => {
-                state::forget(&self.pipeline.directory, &self.table.name);
+                state::forget(directory, table);
                 self.before.map(|there| there.estimated_rows)
             }
             SyncType::Incremental | SyncType::Skipped => None,
         };
         let progress = self.log.progress(name, expected);
-        let applied = self.application(&progress).run(plan)?;
-        let directory = &self.pipeline.directory;
-        match applied {
-            Applied::Rows { written, deleted } => {
+        match self.application(&progress).run(plan, || state_file(receipt))? {
+            Applied::Rows { written, deleted, made } => {
                 report.deleted_count = deleted;
-                state::write_file(directory, &self.table.name, receipt)?;
+                made.take_place()?;
                 Ok(written)
             }
             Applied::Nothing => {
                 if let Some(receipt) = found.receipt.as_ref().filter(|_| !found.file_repeats_it) {
-                    state::write_file(directory, &self.table.name, receipt)?;
+                    state_file(receipt).take_place()?;
                 }
                 Ok(0)
             }
