@@ -53,9 +53,10 @@ impl Tables<'_> {
                 self.checkup.add(finding);
             }
             if nothing {
-                let size = bytes(table.estimated_bytes);
-                let rows = table.estimated_rows;
-                let said = format!("about {rows} rows, {size}");
+                let said = match table.estimated_rows {
+                    0 => "empty, or never analyzed at the source".to_owned(),
+                    rows => format!("about {rows} rows, {}", bytes(table.estimated_bytes)),
+                };
                 self.checkup.add(Finding::good(about, said));
             }
         }
