@@ -287,9 +287,9 @@ mod tests {
         }
     }
 
-    const RECENT: &str = "age(xmin) <= age('50'::xid)";
-    const NEWER: &str = "age(xmin) <= age('50'::xid) AND (age(xmin) <= age('60'::xid) \
-                         OR xmin = ANY ('{50}'::xid[]))";
+    const RECENT: &str = "age(xmin) <= age('50'::xid) AND age(xmin) > -1048576";
+    const NEWER: &str = "age(xmin) <= age('50'::xid) AND age(xmin) > -1048576 \
+                         AND (age(xmin) <= age('60'::xid) OR xmin = ANY ('{50}'::xid[]))";
 
     #[test]
     fn rows_are_read_from_the_watermark_less_the_lookback_and_unchanged_ones_are_not() {
@@ -324,7 +324,8 @@ mod tests {
         assert_eq!(read(&set, "7"), Some(usual.clone()));
         assert_eq!(read(&set, "8"), Some(usual.clone()));
         let back = "'6'::integer < '7'::integer";
-        let since_then = format!("({usual}) OR ({back} AND age(xmin) <= age('30'::xid))");
+        let recent = "age(xmin) <= age('30'::xid) AND age(xmin) > -1048576";
+        let since_then = format!("({usual}) OR ({back} AND {recent})");
         assert_eq!(read(&set, "6"), Some(since_then));
         let whole = Some(format!("({usual}) OR ({back})"));
         assert_eq!(read(&before(Some("7"), &PARTS), "6"), whole);

@@ -2,20 +2,26 @@
 //!
 //! A row version that the last snapshot did not see was written by a transaction whose id is at or
 //! above the snapshot's `xmin`. So `age(xmin) <= age(xmin of that snapshot)` never drops a new row
-//! version. It may let an old one through, which the merge then finds to be equal.
+//! version. It may let an old one through, which the merge then finds to be equal. What seems to come
+//! from the future is a frozen row, more than half of the id space old.
 //!
 //! The ids are compared as long as they come from one history: the same system, the same timeline
 //! (a failover, or a restore to a point in time, uses ids twice), the same run of the server without a
 //! crash (a disk that comes back from an image goes on as if nothing had happened, and what a crash
-//! has taken back was given ids as well: both use them twice), and less than half of the id space apart.
+//! has taken back was given ids as well: both use them twice), and less than a quarter of the id space apart.
 
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, planted};
 use crate::table::Unseen;
 
-/// From this distance on, older and younger can no longer be told apart.
-const HALF_OF_THE_IDS: u64 = 1 << 31;
+/// From half of the ids on, older and younger can no longer be told apart. As many again may be given until
+/// the rows are read.
+const QUARTER_OF_THE_IDS: u64 = 1 << 30;
+
+/// More than are given between the moment from which `age` counts, which may be while a question is planned,
+/// and its snapshot: so far in the future is no row that is not frozen.
+const MEANWHILE: u64 = 1 << 20;
 
 /// Where a snapshot stands in the history of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,13 +88,13 @@ pub fn condition(before: Option<&Position>, now: &Position, next: u64) -> Result
     if next < before.snapshot_xmin {
         return Err("the source's transaction ids have gone back".to_owned());
     }
-    if next - before.snapshot_xmin >= HALF_OF_THE_IDS {
+    if next - before.snapshot_xmin >= QUARTER_OF_THE_IDS {
         return Err("too many transactions have passed since the last sync".to_owned());
     }
     // The 32 bits that a row holds.
     let seen = u64::from(planted(Fault::XminOffByOne));
     let xmin = before.snapshot_xmin.saturating_add(seen) % (1 << 32);
-    Ok(format!("age(xmin) <= age('{xmin}'::xid)"))
+    Ok(format!("age(xmin) <= age('{xmin}'::xid) AND age(xmin) > -{MEANWHILE}"))
 }
 
 /// The condition on rows that the earlier snapshot did not see, or why there can be none.
@@ -150,19 +156,20 @@ mod tests {
         let before = Position { unseen, ..position((5 << 32) + 77) };
         assert_eq!(
             newer(Some(&before), &position(0), (5 << 32) + 99).unwrap(),
-            "age(xmin) <= age('77'::xid) AND (age(xmin) <= age('80'::xid) OR xmin = ANY ('{77,79}'::xid[]))"
+            "age(xmin) <= age('77'::xid) AND age(xmin) > -1048576 \
+             AND (age(xmin) <= age('80'::xid) OR xmin = ANY ('{77,79}'::xid[]))"
         );
         let before = position((5 << 32) + 77);
         assert_eq!(
             newer(Some(&before), &position(0), (5 << 32) + 99).unwrap(),
-            "age(xmin) <= age('77'::xid)"
+            "age(xmin) <= age('77'::xid) AND age(xmin) > -1048576"
         );
     }
 
     #[test]
     fn the_condition_names_the_32_bits_that_rows_hold() {
         let found = condition(Some(&position((5 << 32) + 77)), &position(0), (5 << 32) + 99);
-        assert_eq!(found.unwrap(), "age(xmin) <= age('77'::xid)");
+        assert_eq!(found.unwrap(), "age(xmin) <= age('77'::xid) AND age(xmin) > -1048576");
     }
 
     #[test]
@@ -205,8 +212,8 @@ mod tests {
         assert!(why(Some(&unknown), &now, 1000).contains("running ever since"));
         assert!(!history_changed(Some(&position(10)), &restarted));
         assert!(why(Some(&position(2000)), &now, 1999).contains("gone back"));
-        assert!(why(Some(&position(10)), &now, 10 + (1 << 31)).contains("too many"));
-        assert!(condition(Some(&position(10)), &now, 9 + (1 << 31)).is_ok());
+        assert!(why(Some(&position(10)), &now, 10 + (1 << 30)).contains("too many"));
+        assert!(condition(Some(&position(10)), &now, 9 + (1 << 30)).is_ok());
         assert!(condition(Some(&position(1000)), &now, 1000).is_ok(), "nothing has happened since");
     }
 }

@@ -58,7 +58,8 @@ fn nothing_is_wrong_with_a_good_pipeline() {
     let text = case.run(&["check"]).expect(0).stdout.clone();
     assert!(text.ends_with("no errors, no warnings\n"), "{text}");
     // Nobody has counted the rows of this one.
-    let fresh = "CREATE TABLE fresh (LIKE orders INCLUDING ALL); INSERT INTO fresh SELECT * FROM orders;
+    let fresh =
+        "CREATE TABLE fresh (LIKE orders INCLUDING ALL); INSERT INTO fresh SELECT * FROM orders;
         CREATE TRIGGER touch BEFORE UPDATE ON fresh FOR EACH ROW EXECUTE FUNCTION touch()";
     case.at_source(fresh);
     case.write_tables(&json!([by("fresh", "updated_at")]));

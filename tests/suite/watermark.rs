@@ -341,6 +341,36 @@ fn unchanged_rows_of_the_overlap_do_not_travel_and_v_says_when_they_do() {
 }
 
 #[test]
+fn rows_from_more_than_two_billion_transactions_ago_are_not_taken_for_new_ones() {
+    let mut servers = Servers::start();
+    create_roles(&servers);
+    let table = |name| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, at timestamptz DEFAULT now());
+             INSERT INTO {name} SELECT generate_series(1, 1000);"
+        )
+    };
+    let setup = [table("a"), table("b")].concat();
+    let mut case = Case::on(&servers, &setup, &json!([by("a", "xmin"), by("b", "at")]));
+    case.sync();
+    let file_of_xact = 1 << 20;
+    for file in [1400, 2800] {
+        servers.source.pass_transactions(file * file_of_xact);
+    }
+    case.source = servers.source.connect(&case.database);
+    // The server was started, so all rows are looked at once more.
+    case.sync();
+    case.sync();
+    case.at_source("SELECT pg_current_xact_id()");
+    let idle = case.run(&["sync", "-v"]);
+    assert!(!idle.expect(0).stdout.contains("source: COPY"), "{}", idle.stdout);
+    case.at_source("UPDATE a SET at = now() WHERE id = 7; INSERT INTO b VALUES (1001)");
+    case.sync().says("a: incremental sync done: 1 row ").says("b: incremental sync done: 1 row ");
+    case.assert_equal("public.a");
+    case.assert_equal("public.b");
+}
+
+#[test]
 fn old_rows_in_new_places_are_found() {
     let mut case = Case::new(
         "CREATE TABLE parted (id int, at int, PRIMARY KEY (id)) PARTITION BY RANGE (id);

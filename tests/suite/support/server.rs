@@ -150,6 +150,32 @@ impl Server {
         self.start();
     }
 
+    /// Has the server go on as if transactions had been given their ids up to this one, the first of a file of
+    /// `pg_xact`: all rows that are there are frozen before, as they would have been.
+    pub fn pass_transactions(&mut self, next: u32) {
+        self.connect("template1")
+            .batch_execute("UPDATE pg_database SET datallowconn = true")
+            .expect("an update");
+        let databases = self.connect("template1").query("SELECT datname FROM pg_database", &[]);
+        for database in databases.expect("the databases") {
+            let mut session = self.connect(database.get(0));
+            session.batch_execute("VACUUM (FREEZE)").expect("a vacuum");
+        }
+        self.stop("fast");
+        // A page says of four transactions in a byte how they ended, and a file has 32 pages of 8 KiB.
+        let file = self.data.join(format!("pg_xact/{:04X}", next / (32 * 8192 * 4)));
+        fs::write(&file, vec![0; 32 * 8192]).expect("a file");
+        give_away(&file).expect("files change hands");
+        let status = Command::new(self.programs.join("bin/pg_resetwal"))
+            .args(["--next-transaction-id", &next.to_string(), "--pgdata"])
+            .arg(&self.data)
+            .stdout(Stdio::null())
+            .status()
+            .expect("pg_resetwal runs");
+        assert!(status.success(), "pg_resetwal ended with {status}");
+        self.start();
+    }
+
     /// Makes a standby the primary.
     pub fn promote(&self) {
         let status = Command::new(self.programs.join("bin/pg_ctl"))
@@ -492,7 +518,7 @@ fn programs(bin: &Path, folder: &Path) -> PathBuf {
     }
     let wrappers = folder.join("programs");
     fs::create_dir_all(wrappers.join("bin")).expect("a folder");
-    for program in ["initdb", "pg_ctl", "pg_basebackup"] {
+    for program in ["initdb", "pg_ctl", "pg_basebackup", "pg_resetwal"] {
         let wrapper = wrappers.join("bin").join(program);
         let real = bin.join(program);
         let script = format!(
