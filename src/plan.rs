@@ -22,7 +22,7 @@ pub use decision::{
 pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};
 pub use initial::{First, initial};
-pub use reading::{Since, again, may_be_given_twice, moved, since, tells_what_is_newer, unseen};
+pub use reading::{Since, again, has_lost, moved, since, tells_what_is_newer, unseen};
 pub use shape::{Shape, origin, shape};
 
 use crate::config::{Mode, Rule, Side};

@@ -133,6 +133,14 @@ impl Progress {
         (!told.is_empty()).then(|| told.into_iter().collect::<Vec<_>>().join(", "))
     }
 
+    /// The same where nobody knows whether the destination's rows are those that it speaks of: the next sync
+    /// reads all.
+    #[must_use]
+    pub fn of_other_rows(self) -> Self {
+        let either = self.position.into_iter().chain(self.either).collect();
+        Self { either, ..Self::default() }
+    }
+
     /// What both of two agree on: a sync that starts there reads all that either would. `start` is
     /// the lower of their watermarks.
     #[must_use]

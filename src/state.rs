@@ -10,7 +10,7 @@ use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::files::{Lasting, Nameless, own_temporary, temporary};
 use crate::plan::{Remembered, Situation};
-use crate::receipt::{Progress, Receipt, VERSION};
+use crate::receipt::{Receipt, VERSION};
 use crate::sql::{self, Qualified};
 use crate::table::{DestinationTable, RECEIPTS};
 use crate::watermark::key::{Key, KeyType};
@@ -62,18 +62,23 @@ pub fn remember(
     let start = receipt.as_ref().and_then(|receipt| receipt.progress.watermark.start.as_deref());
     let lost = match beside {
         _ if beside.was_emptied(destination_table) => Some(EMPTIED.to_owned()),
+        _ if !there => None,
         WrittenBeside::It | WrittenBeside::ItWithRows | WrittenBeside::NobodyKnows => None,
         WrittenBeside::Another => Some(format!(
             "the destination table was made anew by somebody else since the receipt was written \
              ({})",
             said(start)
         )),
-        WrittenBeside::OtherRows => {
+        WrittenBeside::OtherRows | WrittenBeside::Elsewhere => {
             lost_rows(destination, table, start.filter(|_| keeps_all), key)?
         }
     };
+    let others = match lost {
+        None if there => others_rows(destination, table, beside)?,
+        _ => None,
+    };
     let written_beside_it = beside.is_it();
-    let remembered = match (lost.filter(|_| there), receipt, file, key) {
+    let mut remembered = match (lost, receipt, file, key) {
         (Some(why), ..) => Remembered::Nothing(why),
         (_, Some(receipt), Some(file), _) if receipt.progress != file.progress => {
             both(destination, table, receipt, file, key, &mut warnings)?
@@ -91,6 +96,10 @@ pub fn remember(
         }
         _ => Remembered::Nothing("there is no receipt at the destination".to_owned()),
     };
+    if let (Remembered::Receipt(receipt), Some(why)) = (&mut remembered, others) {
+        warnings.push(format!("{why}: all rows are read"));
+        receipt.progress = std::mem::take(&mut receipt.progress).of_other_rows();
+    }
     Ok(Found {
         remembered,
         receipt: found,
@@ -227,10 +236,12 @@ fn confirmed(
             "there is no receipt, and the destination table is empty".to_owned(),
         ));
     }
-    warnings
-        .push(format!("there is no receipt at the destination: {} counts", file_name(&table.name)));
-    // Nor does anything tell who has written to the destination since.
-    let progress = Progress { destination: None, ..file.progress };
+    warnings.push(format!(
+        "there is no receipt at the destination: {} counts, and all rows are read",
+        file_name(&table.name)
+    ));
+    // One row that is as late says nothing of those before it, which may have come from a backup.
+    let progress = file.progress.of_other_rows();
     Ok(Remembered::Receipt(Box::new(Receipt { progress, ..file })))
 }
 
@@ -255,6 +266,28 @@ fn lost_rows(
              ({watermark})"
         )
     }))
+}
+
+/// Why the destination table may hold other rows than those that its receipt speaks of, if it may: those of an
+/// older backup, perhaps, none of which is as it was then, or not all of them.
+fn others_rows(
+    destination: &mut Session,
+    table: &Qualified,
+    beside: WrittenBeside,
+) -> Result<Option<&'static str>> {
+    match beside {
+        WrittenBeside::Elsewhere => {
+            Ok(Some("the destination table and its receipt were brought here from elsewhere"))
+        }
+        WrittenBeside::OtherRows => {
+            let question = sql::receipt::written_after(&table.beside(RECEIPTS), table);
+            let written = destination.value("look for rows of others", &question)?;
+            Ok((written.as_deref() == Some("t")).then_some(
+                "somebody has loaded the destination table since its receipt was written",
+            ))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Whether the destination table has no row.
@@ -302,8 +335,10 @@ pub enum WrittenBeside {
     It,
     /// That table, and it held rows.
     ItWithRows,
-    /// Perhaps that table.
+    /// Perhaps that table: an older version has not said it.
     NobodyKnows,
+    /// One on another server or in another database, from which both were brought here.
+    Elsewhere,
     /// Another one of its name.
     Another,
     /// This one, when its rows were stored elsewhere.
@@ -372,6 +407,7 @@ pub fn receipts(
                 Some(sql::receipt::REPLACED) => WrittenBeside::Another,
                 Some(sql::receipt::REWRITTEN) => WrittenBeside::OtherRows,
                 Some(sql::receipt::UNKNOWN) => WrittenBeside::NobodyKnows,
+                Some(sql::receipt::BROUGHT) => WrittenBeside::Elsewhere,
                 Some(sql::receipt::WITH_ROWS) => WrittenBeside::ItWithRows,
                 _ => WrittenBeside::It,
             };

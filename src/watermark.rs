@@ -38,11 +38,13 @@
 //!
 //! # Keys that went back
 //!
-//! Where the newest row was deleted, or its key was corrected, `M` is less than it was. A clock goes
-//! on all the same. Where keys are numbers, a row that was written since the watermark stood there
+//! Where the newest row was deleted, or its key was corrected, `M` is less than it was. Where keys are
+//! numbers, a row that was written since the watermark stood there
 //! may have any key: one that is used again, or one below a wrong key that has hidden it. All that
 //! was written since that sync is then read, whatever its keys are, and all rows where [`overlap`]
-//! cannot tell ([`key::Key::went_back`]). The mark tells of it, the greatest key of the table's own snapshot,
+//! cannot tell ([`key::Key::went_back`]). A clock goes on all the same, unless somebody has put it back, or has
+//! loaded a table again from yesterday's: where `M` is less than it was by more than the lookback, it is like a number.
+//! Where it is less by no more than that, the next sync reads its lookback as if nothing of it had been seen. The mark tells of it, the greatest key of the table's own snapshot,
 //! and a mark that is kept, for as long as the watermark stands above it. Where nobody could look at the
 //! keys when the marks were taken, the snapshot's greatest key is a watermark if it is the lower one.
 //!
@@ -142,9 +144,12 @@ pub struct Activity {
     pub prepared: BTreeSet<String>,
 }
 
-/// How two keys lie that are numbers: exactly where both are integers, and nearly else.
+/// How two keys lie that are numbers, exactly where both are integers, and nearly else, or times.
 fn compared(one: &str, other: &str) -> Option<Ordering> {
     if let (Ok(one), Ok(other)) = (one.parse::<i64>(), other.parse::<i64>()) {
+        return Some(one.cmp(&other));
+    }
+    if let (Some(one), Some(other)) = (key::time(one), key::time(other)) {
         return Some(one.cmp(&other));
     }
     one.parse::<f64>().ok()?.partial_cmp(&other.parse().ok()?)
@@ -302,9 +307,11 @@ mod tests {
         assert!(left(start, &[below]).tells_of_keys_that_went_back_as(&newer));
         assert_eq!(left(start, &[]).at_most(below).start.as_deref(), Some(below));
         assert_eq!(left(below, &[]).at_most(start).start.as_deref(), Some(below));
-        // Keys of a clock go on, and one above the watermark is for later.
-        let time = left("2026-01-02", &["2026-01-01"]);
-        assert!(left("2026-01-02", &[]).tells_of_keys_that_went_back_as(&time));
+        // One above the watermark is for later.
+        let time = |below| left("2026-01-02 00:00:00+00", &[below]);
+        let now = left("2026-01-02 00:00:00+00", &[]);
+        assert!(!now.tells_of_keys_that_went_back_as(&time("2026-01-01 23:59:59.999999+00")));
+        assert!(now.tells_of_keys_that_went_back_as(&time("2026-01-02 00:00:00.000001+00")));
         assert!(
             left(start, &[]).tells_of_keys_that_went_back_as(&left(start, &["9007199254740994"]))
         );

@@ -47,17 +47,19 @@ pub fn since(
     let mut since = Since::default();
     let mut moved = moved(before, source, now);
     let start = before.watermark.start.as_deref();
-    let given_twice = may_be_given_twice(before, key, now);
-    if given_twice {
-        since.notes.push(
+    let has_lost = has_lost(before, key, now);
+    if has_lost {
+        let note = if key.is_some_and(Key::may_be_given_twice) {
             "the source was failed over or restored, or has crashed, and may have given keys twice since: all \
              rows are read"
-                .to_owned(),
-        );
+        } else {
+            "the source was failed over or restored, and may have taken rows back: all rows are read"
+        };
+        since.notes.push(note.to_owned());
     }
     let from = key
         .zip(start)
-        .filter(|(key, start)| !key.is_at_the_bottom(start) && seen != Seen::NoKey && !given_twice)
+        .filter(|(key, start)| !key.is_at_the_bottom(start) && seen != Seen::NoKey && !has_lost)
         .map(|(key, start)| format!("({})", key.since(start)));
     let recent = match source.lacks_xmin() {
         Some(why) => Err(why.to_owned()),
@@ -88,7 +90,8 @@ pub fn since(
     if let Err(why) = &recent {
         since.details.push(format!("unchanged rows of the overlap are read again: {why}"));
     }
-    if overlap::history_changed(before.position.as_ref(), now) {
+    let mut positions = before.position.iter().chain(&before.either);
+    if positions.any(|position| overlap::history_changed(Some(position), now)) {
         since.warnings.push(
             "the source is on another timeline than before, so it was failed over or restored: \
              rows that it lost may still be at the destination; `sync --full-refresh` removes them"
@@ -143,12 +146,17 @@ fn rows_of(partitions: &[u32], source: &SourceTable) -> Option<String> {
     Some(format!("{} AND ({})", in_tables(partitions), bounds?.join(" OR ")))
 }
 
-/// Whether rows that are newer than the last sync may have keys that rows had which the source has lost.
+/// Whether the source may have lost rows that were read, so that all are read once more: it was failed over
+/// or restored to an earlier time, and what it has lost may be an update. After a crash, which takes back the
+/// last moment at most, where others may have got the keys of lost rows.
 #[must_use]
-pub fn may_be_given_twice(before: &Progress, key: Option<&Key>, now: &Position) -> bool {
-    let mut since = before.position.iter().chain(&before.either);
-    key.is_some_and(Key::may_be_given_twice)
-        && since.any(|position| overlap::may_have_lost(Some(position), now))
+pub fn has_lost(before: &Progress, key: Option<&Key>, now: &Position) -> bool {
+    let Some(key) = key else { return false };
+    let lost = |position: &Position| {
+        overlap::history_changed(Some(position), now)
+            || key.may_be_given_twice() && overlap::may_have_lost(Some(position), now)
+    };
+    before.position.iter().chain(&before.either).any(lost)
 }
 
 /// The condition on rows that were written since the watermark stands where it does; none where nothing
@@ -174,7 +182,7 @@ pub fn unseen(
     source: &SourceTable,
     now: &Position,
 ) -> Option<String> {
-    if planted(Fault::AllPending) || may_be_given_twice(before, key, now) {
+    if planted(Fault::AllPending) || has_lost(before, key, now) {
         return Some("true".to_owned());
     }
     let start = before.watermark.start.as_deref();

@@ -34,21 +34,25 @@ pub const REPLACED: &str = "replaced";
 /// as it was.
 pub const REWRITTEN: &str = "rewritten";
 
-/// The same where nobody can tell: an older version has written the receipt, or the table of receipts
-/// itself is another one, so that all were brought here together from elsewhere, and belong together.
+/// The same where the table of receipts itself is another one, so that all were brought here from elsewhere,
+/// as by `pg_restore`.
+pub const BROUGHT: &str = "brought";
+
+/// The same where nobody can tell: an older version has written the receipt.
 pub const UNKNOWN: &str = "unknown";
 
 /// The same where it is that table, stored as it was, and it held rows.
 pub const WITH_ROWS: &str = "rows";
 
 /// Reads the receipts of these tables: a row each, if there is one, with the table's name, the
-/// version, the JSON, NULL, [`REPLACED`], [`REWRITTEN`], [`UNKNOWN`] or [`WITH_ROWS`], and the transaction
-/// that wrote it.
+/// version, the JSON, NULL, [`REPLACED`], [`REWRITTEN`], [`BROUGHT`], [`UNKNOWN`] or [`WITH_ROWS`], and the
+/// transaction that wrote it.
 #[must_use]
 pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
     format!(
         "SELECT r.table_name, r.version::text, r.receipt::text,\n  \
-         CASE WHEN beside[1] IS DISTINCT FROM r.tableoid::text THEN '{UNKNOWN}'\n    \
+         CASE WHEN beside[1] IS NULL THEN '{UNKNOWN}'\n    \
+         WHEN beside[1] <> r.tableoid::text THEN '{BROUGHT}'\n    \
          WHEN beside[2] <> c.oid::text THEN '{REPLACED}'\n    \
          WHEN beside[3] <> c.relfilenode::text THEN '{REWRITTEN}'\n    \
          WHEN beside[4] = '{WITH_ROWS}' THEN '{WITH_ROWS}' END,\n  \
@@ -60,6 +64,25 @@ pub fn read(receipts: &Qualified, tables: &[&str]) -> String {
          WHERE r.table_name IN ({})",
         literals(tables)
     )
+}
+
+/// Whether a table holds a row that was written after its receipt, or by who has put its rows where they are
+/// now: one row, one boolean. VACUUM FULL and CLUSTER leave rows as they were written.
+#[must_use]
+pub fn written_after(receipts: &Qualified, table: &Qualified) -> String {
+    format!(
+        "SELECT EXISTS (\n  \
+         SELECT FROM {receipts} AS r JOIN pg_class c ON c.oid = {oid}\n  \
+         CROSS JOIN {table} AS stored\n  \
+         WHERE r.table_name = {} AND (stored.xmin = c.xmin OR age(r.xmin) < 0\n    \
+         OR age(stored.xmin) <= age(r.xmin) AND stored.xmin <> r.xmin))",
+        literal(&table.name),
+        oid = oid(table),
+    )
+}
+
+fn oid(relation: &Qualified) -> String {
+    format!("{}::regclass", literal(&relation.to_string()))
 }
 
 /// When each receipt was written: a row each, with the table's name and the time in UTC.
@@ -79,7 +102,6 @@ pub fn write(
     version: u32,
     receipt: &str,
 ) -> String {
-    let oid = |relation: &Qualified| format!("{}::regclass", literal(&relation.to_string()));
     let mut beside = format!("{}::oid, c.oid, c.relfilenode", oid(receipts));
     if keeps_rows {
         let rows = format!("CASE WHEN EXISTS (SELECT FROM {table}) THEN '{WITH_ROWS}' END");

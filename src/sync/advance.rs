@@ -55,8 +55,8 @@ pub(super) fn next_receipt(
     let key = situation.shape.key.as_ref();
     let mut position = server.position(source, None);
     // Of texts nobody knows whether they have gone back: then they count from a mark of the new history on.
-    let forgotten =
-        plan::may_be_given_twice(before, key, &position) && !key.is_some_and(Key::may_go_back);
+    let unordered = |key: &Key| key.may_be_given_twice() && !key.may_go_back();
+    let forgotten = key.is_some_and(unordered) && plan::has_lost(before, key, &position);
     let known = if forgotten { &Watermark::default() } else { &before.watermark };
     let mut watermark = after.marks.advance(seen, server, known, after.written_in);
     if let (Seen::Nothing, Some(now)) = (&after.look.mark, &after.look.now) {
@@ -64,6 +64,11 @@ pub(super) fn next_receipt(
         watermark = watermark.at_most(now);
     }
     position.start.clone_from(&watermark.start);
+    let starts = watermark.start.as_deref().zip(before.watermark.start.as_deref());
+    if key.zip(starts).is_some_and(|(key, (start, before))| key.fell_within_reach(start, before)) {
+        // What lies below what this sync has read was seen by none, so that nothing of it may be kept back.
+        position.start.clone_from(&before.watermark.start);
+    }
     if position.recovered_at.is_none() {
         // A standby says nothing of its primary's crashes, of which another sync may want to know.
         position.recovered_at = before.recovered_at();

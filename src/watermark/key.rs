@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::sql::{Qualified, copy, identifier, literal};
@@ -61,7 +64,8 @@ pub enum Lookback {
 
 impl KeyType {
     /// Whether keys are given by hand or by a counter, and not by a clock, after which those of later
-    /// rows are later, or are reached by the lookback. Of texts only their column knows the order.
+    /// rows are later, or are reached by the lookback, unless somebody puts it back. Of texts only their
+    /// column knows the order.
     fn may_go_back(self) -> bool {
         matches!(self, Self::Integer | Self::Numeric)
     }
@@ -239,13 +243,40 @@ impl Key {
         self.key_type.may_go_back() || self.key_type == KeyType::Text
     }
 
-    /// Whether `mark` may lie below `start`, although keys grow.
+    /// Whether `mark` may lie below `start`, although keys grow; that of a clock, so far that no lookback
+    /// reaches what was written in between.
     #[must_use]
     pub fn may_have_gone_back(&self, mark: &str, start: &str) -> bool {
+        if !self.key_type.may_go_back() {
+            return self.fell_by(mark, start).is_some_and(|length| length > self.reach_of_time());
+        }
         let integers = mark.parse::<i64>().ok().zip(start.parse::<i64>().ok());
-        self.key_type.may_go_back()
-            && mark != start
-            && integers.is_none_or(|(mark, start)| mark < start)
+        mark != start && integers.is_none_or(|(mark, start)| mark < start)
+    }
+
+    /// Whether a clock's key lies below another, and the lookback reaches it.
+    #[must_use]
+    pub fn fell_within_reach(&self, mark: &str, start: &str) -> bool {
+        !self.key_type.may_go_back()
+            && self.fell_by(mark, start).is_some_and(|length| length <= self.reach_of_time())
+    }
+
+    /// How far a clock's key lies below another, in microseconds, if it does.
+    fn fell_by(&self, mark: &str, start: &str) -> Option<i64> {
+        let time = |key| match self.key_type {
+            KeyType::Uuid => time_of_uuid(key),
+            KeyType::Date | KeyType::Timestamp | KeyType::TimestampWithTimeZone => time(key),
+            KeyType::Integer | KeyType::Numeric | KeyType::Text => None,
+        };
+        time(start)?.checked_sub(time(mark)?).filter(|length| *length > 0)
+    }
+
+    /// The lookback of a clock's key in microseconds.
+    fn reach_of_time(&self) -> i64 {
+        match &self.lookback {
+            Some(Lookback::Time(length)) => i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
+            Some(Lookback::Number(_)) | None => 0,
+        }
     }
 
     /// How far below a watermark it is read, for a receipt.
@@ -268,10 +299,26 @@ impl Key {
     }
 }
 
+/// The time that PostgreSQL writes so in UTC, of a date its beginning, in microseconds since 1970; none of
+/// infinity, of years before Christ, nor of those with more than four digits.
+#[must_use]
+pub fn time(text: &str) -> Option<i64> {
+    let time: DateTime = text.strip_suffix("+00").unwrap_or(text).parse().ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond())
+}
+
+/// The time that a uuid of version 7 begins with, in microseconds since 1970.
+fn time_of_uuid(uuid: &str) -> Option<i64> {
+    i64::try_from(milliseconds(uuid)?).ok()?.checked_mul(1000)
+}
+
+fn milliseconds(uuid: &str) -> Option<u128> {
+    u128::from_str_radix(&uuid.get(..13)?.replace('-', ""), 16).ok()
+}
+
 /// The least uuid whose time lies so far before that of another.
 fn uuid_before(uuid: &str, length: Duration) -> String {
-    let time: String = uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-    let time = u128::from_str_radix(&time, 16).unwrap_or_default();
+    let time = milliseconds(uuid).unwrap_or_default();
     let time = format!("{:012x}", time.saturating_sub(length.as_millis()));
     format!("{}-{}-0000-0000-000000000000", &time[..8], &time[8..])
 }
@@ -376,12 +423,54 @@ mod tests {
         assert!(back(&numeric, &["9.5"], "9.25", None).is_some(), "the server knows");
         let least = "least('9.5'::numeric, '10'::numeric, '8'::numeric) < '9.25'::numeric";
         assert_eq!(back(&numeric, &["9.5", "10", "8"], "9.25", None).as_deref(), Some(least));
-        for (key_type, mark, start) in [
-            (KeyType::Text, "a", "b"),
-            (KeyType::TimestampWithTimeZone, "2026-01-01 00:00:00+00", "2026-01-02 00:00:00+00"),
+        assert_eq!(back(&key(KeyType::Text, "text", None), &["a"], "b", None), None);
+    }
+
+    #[test]
+    fn a_clock_has_gone_back_where_the_lookback_does_not_reach() {
+        let clock =
+            |key_type| key(key_type, "its type", Some(Lookback::Time(Duration::from_mins(5))));
+        for (key_type, start, within, below) in [
+            (
+                KeyType::TimestampWithTimeZone,
+                "2026-01-02 00:00:00+00",
+                "2026-01-01 23:55:00+00",
+                "2026-01-01 23:54:59.999999+00",
+            ),
+            (
+                KeyType::Timestamp,
+                "2026-01-02 00:00:00",
+                "2026-01-01 23:55:00",
+                "2026-01-01 23:54:59.9",
+            ),
+            // 300,000 and 300,001 milliseconds apart.
+            (
+                KeyType::Uuid,
+                "01995f3c-a000-7abc-8000-00000000beef",
+                "01995f38-0c20-7abc-8000-00000000beef",
+                "01995f38-0c1f-7abc-8000-00000000beef",
+            ),
         ] {
-            assert_eq!(back(&key(key_type, "its type", None), &[mark], start, None), None);
+            let clock = clock(key_type);
+            assert!(
+                !clock.may_have_gone_back(within, start) && clock.fell_within_reach(within, start)
+            );
+            assert!(
+                clock.may_have_gone_back(below, start) && !clock.fell_within_reach(below, start)
+            );
+            for (mark, start) in
+                [(start, start), (start, below), ("infinity", start), (start, "0044-03-15 BC")]
+            {
+                assert!(
+                    !clock.may_have_gone_back(mark, start) && !clock.fell_within_reach(mark, start)
+                );
+            }
         }
+        let day = key(KeyType::Date, "date", Some(Lookback::Time(Duration::from_hours(26))));
+        assert!(!day.may_have_gone_back("2026-01-01", "2026-01-02"));
+        assert!(day.may_have_gone_back("2025-12-31", "2026-01-02"));
+        let (_, condition) = day.went_back(&["2025-12-31"], "2026-01-02", Some("since")).unwrap();
+        assert_eq!(condition, "'2025-12-31'::date < '2026-01-02'::date AND since");
     }
 
     #[test]

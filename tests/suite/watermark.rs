@@ -370,6 +370,61 @@ fn rows_from_more_than_two_billion_transactions_ago_are_not_taken_for_new_ones()
     case.assert_equal("public.b");
 }
 
+/// Its clock was put back, or yesterday's rows were loaded again: by DELETE, which leaves the table its file.
+#[test]
+fn rows_below_the_lookback_are_read_where_a_clock_went_back() {
+    for (key, since) in [
+        ("timestamptz", "now() - interval '3 days'"),
+        ("timestamp", "now() AT TIME ZONE 'UTC' - interval '3 days'"),
+        ("date", "current_date - 3"),
+        ("uuid", "'01890000-0000-7000-8000-000000000000'"),
+    ] {
+        let now = match key {
+            "uuid" => {
+                "rpad(lpad(to_hex(floor(extract(epoch FROM now()) * 1000)::bigint), 12, '0'), 32, '7')::uuid"
+            }
+            "timestamptz" => "now()",
+            _ => "now() AT TIME ZONE 'UTC'",
+        };
+        let mut case = Case::new(
+            &format!(
+                "CREATE TABLE a (id int PRIMARY KEY, at {key}, note text); INSERT INTO a SELECT n, {since} FROM generate_series(1, 5) n"
+            ),
+            &json!([by("a", "at")]),
+        );
+        case.at_source(&format!("UPDATE a SET at = {now}, note = 'mistake' WHERE id <= 3"));
+        case.sync();
+        case.sync();
+        case.at_source(&format!(
+            "DELETE FROM a; INSERT INTO a SELECT n, {since} FROM generate_series(1, 6) n"
+        ));
+        case.sync();
+        case.assert_equal("public.a");
+        case.sync();
+        assert!(!case.run(&["sync", "-v"]).stdout.contains("gone back"), "{key}");
+    }
+}
+
+#[test]
+fn what_lies_below_a_clocks_key_that_went_back_within_the_lookback_is_read_by_the_next_sync() {
+    let mut case = Case::new(
+        "CREATE TABLE a (id int PRIMARY KEY, at timestamptz);
+         INSERT INTO a VALUES (1, now() - interval '4 min'), (2, now())",
+        &json!([by("a", "at")]),
+    );
+    case.sync();
+    case.at_source(
+        "DELETE FROM a WHERE id = 2; INSERT INTO a VALUES (3, now() - interval '8 min')",
+    );
+    case.run(&["sync", "-v"]).expect(0);
+    case.sync().says("1 row ");
+    case.assert_nothing_left();
+    assert_eq!(case.ask("SELECT id FROM a ORDER BY 1"), ["1", "2", "3"]);
+    case.sync();
+    let idle = case.run(&["sync", "-v"]);
+    assert!(!idle.expect(0).stdout.contains("source: COPY"), "{}", idle.stdout);
+}
+
 #[test]
 fn old_rows_in_new_places_are_found() {
     let mut case = Case::new(
@@ -727,22 +782,28 @@ fn cut_off(standby: &mut Client) {
 }
 
 #[test]
-fn numbers_that_a_failover_gives_out_again_hide_no_row() {
+fn numbers_that_a_failover_gives_out_again_hide_no_row_and_updates_that_it_takes_back_go() {
     let servers = Servers::start();
     create_roles(&servers);
     let rules = json!([
         by("events", "number"),
         {"name": "removing", "replication_key": "number", "deletes": "remove"},
+        {"name": "timed", "replication_key": "at", "deletes": "remove"},
     ]);
     let mut case = Case::on(&servers, EVENTS, &rules);
-    case.at_source("CREATE TABLE removing (LIKE events INCLUDING ALL)");
+    case.at_source(
+        "CREATE TABLE removing (LIKE events INCLUDING ALL);
+         CREATE TABLE timed (id int PRIMARY KEY, at timestamptz, note text);
+         INSERT INTO timed SELECT n, now() - interval '1 day' FROM generate_series(1, 10) n",
+    );
     let standby = servers.standby();
     let mut replica = standby.connect(&case.database);
     cut_off(&mut replica);
     // What the standby never gets.
     case.at_source(
         "INSERT INTO events SELECT n FROM generate_series(11, 30) n;
-         INSERT INTO removing SELECT n FROM generate_series(1, 20) n",
+         INSERT INTO removing SELECT n FROM generate_series(1, 20) n;
+         UPDATE timed SET note = 'a mistake', at = now() WHERE id <= 3",
     );
     case.sync();
     servers.source.stop("immediate");
@@ -755,9 +816,12 @@ fn numbers_that_a_failover_gives_out_again_hide_no_row() {
         .expect("rows");
     case.source = replica;
     case.write_env(&format!("SOURCE_PORT={}", standby.address().port()));
-    case.sync().says("may have given keys twice since: all rows are read");
+    case.sync()
+        .says("may have given keys twice since: all rows are read")
+        .says("timed: the source was failed over or restored, and may have taken rows back");
     case.assert_equal("public.events");
     case.assert_equal("public.removing");
+    case.assert_equal("public.timed");
     case.source.batch_execute("INSERT INTO events VALUES (51)").expect("a row");
     let run = case.sync();
     run.says("events: incremental sync done: 1 row")
