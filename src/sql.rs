@@ -15,6 +15,11 @@ pub mod swap;
 
 use std::fmt;
 
+/// What `age` takes to be so many transactions in the future is a frozen row, more than half of the ids old.
+/// Fewer are given between the planning of a question, from which it may count, and its snapshot, and to the
+/// subtransactions of one's own transaction.
+pub const FUTURE_IDS: u64 = 1 << 20;
+
 /// Quotes a name, always, so that keywords, capitals, blanks and quotes need no second thought.
 #[must_use]
 pub fn identifier(name: &str) -> String {

@@ -1,6 +1,6 @@
 //! Questions for digests, and what is done to rows by their digests.
 
-use super::{Qualified, identifier, literal};
+use super::{FUTURE_IDS, Qualified, identifier, literal};
 use crate::digest::Buckets;
 use crate::table::DELETED_AT;
 
@@ -299,7 +299,7 @@ pub fn written_since(table: &Qualified, receipts: &Qualified, from: u64) -> Stri
 pub fn settled_since(row: &str, table: &Qualified, receipts: &Qualified, from: u64) -> String {
     format!(
         "(age({row}.xmin) > age('{}'::xid) OR {row}.xmin IS NOT DISTINCT FROM \
-         (SELECT xmin FROM {receipts} WHERE table_name = {}))",
+         (SELECT xmin FROM {receipts} WHERE table_name = {}) OR age({row}.xmin) < -{FUTURE_IDS})",
         from % (1 << 32),
         literal(&table.name)
     )

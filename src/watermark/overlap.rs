@@ -13,15 +13,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, planted};
+use crate::sql::FUTURE_IDS;
 use crate::table::Unseen;
 
 /// From half of the ids on, older and younger can no longer be told apart. As many again may be given until
 /// the rows are read.
 const QUARTER_OF_THE_IDS: u64 = 1 << 30;
-
-/// More than are given between the moment from which `age` counts, which may be while a question is planned,
-/// and its snapshot: so far in the future is no row that is not frozen.
-const MEANWHILE: u64 = 1 << 20;
 
 /// Where a snapshot stands in the history of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +91,7 @@ pub fn condition(before: Option<&Position>, now: &Position, next: u64) -> Result
     // The 32 bits that a row holds.
     let seen = u64::from(planted(Fault::XminOffByOne));
     let xmin = before.snapshot_xmin.saturating_add(seen) % (1 << 32);
-    Ok(format!("age(xmin) <= age('{xmin}'::xid) AND age(xmin) > -{MEANWHILE}"))
+    Ok(format!("age(xmin) <= age('{xmin}'::xid) AND age(xmin) > -{FUTURE_IDS}"))
 }
 
 /// The condition on rows that the earlier snapshot did not see, or why there can be none.
