@@ -134,11 +134,11 @@ impl Progress {
     }
 
     /// The same where nobody knows whether the destination's rows are those that it speaks of: the next sync
-    /// reads all.
+    /// reads all. What the source has deleted is looked for when it is time.
     #[must_use]
     pub fn of_other_rows(self) -> Self {
         let either = self.position.into_iter().chain(self.either).collect();
-        Self { either, ..Self::default() }
+        Self { either, reconciled_at: self.reconciled_at, ..Self::default() }
     }
 
     /// What both of two agree on: a sync that starts there reads all that either would. `start` is

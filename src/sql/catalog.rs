@@ -342,13 +342,14 @@ pub fn empty_parts(tables: &[u32]) -> String {
 }
 
 /// The conditions that all rows of some partitions meet, at all levels, and no others: an identifier and SQL a
-/// row. Those of hash partitions are none by which a planner could leave others alone, and those of expressions
-/// and of users' types may name what we may not use.
+/// row. A default partition without others beside it has none. Those of hash partitions are none by which a
+/// planner could leave others alone, and those of expressions and of users' types may name what we may not use.
 #[must_use]
 pub fn bounds(partitions: &[u32]) -> String {
     format!(
-        "SELECT json_build_array(c.oid::bigint, pg_get_partition_constraintdef(c.oid)) FROM pg_class c \
-         WHERE c.oid = ANY ({}) AND c.relispartition AND NOT EXISTS (\
+        "SELECT json_build_array(c.oid::bigint, bound) \
+         FROM pg_class c CROSS JOIN LATERAL pg_get_partition_constraintdef(c.oid) AS bound \
+         WHERE c.oid = ANY ({}) AND bound IS NOT NULL AND c.relispartition AND NOT EXISTS (\
          SELECT FROM pg_partition_ancestors(c.oid) a JOIN pg_partitioned_table p ON p.partrelid = a.relid \
          WHERE p.partstrat = 'h' OR p.partexprs IS NOT NULL \
          OR EXISTS (SELECT FROM unnest(p.partclass::oid[] || p.partcollation::oid[]) used WHERE used >= {FIRST_USER_OID}) \

@@ -193,6 +193,20 @@ fn a_new_partition_needs_no_right_that_its_bounds_would() {
 }
 
 #[test]
+fn a_default_partition_without_others_has_no_bounds() {
+    let mut case = Case::new(
+        "CREATE TABLE a (id int PRIMARY KEY, at int) PARTITION BY LIST (id);
+         CREATE TABLE rest PARTITION OF a DEFAULT; INSERT INTO a VALUES (1, 1), (2, 2)",
+        &json!([by("a", "at")]),
+    );
+    case.sync();
+    case.at_source("TRUNCATE a; INSERT INTO a VALUES (3, 1)");
+    case.sync();
+    assert_eq!(case.ask("SELECT id FROM a ORDER BY 1"), ["1", "2", "3"]);
+    case.sync();
+}
+
+#[test]
 fn sessions_of_other_databases_are_not_waited_for() {
     let mut case = Case::new(
         EVENTS,
