@@ -127,6 +127,10 @@ pub struct Sync {
     /// Copy every table whole
     #[arg(long)]
     full_refresh: bool,
+    /// The source is the same database, upgraded or on another server: go on with the copies of the one before, and
+    /// read all rows once
+    #[arg(long, conflicts_with = "full_refresh")]
+    source_moved: bool,
     /// Look for rows that the source no longer has now, where `deletes` is not `keep`
     #[arg(long)]
     reconcile: bool,
@@ -158,6 +162,7 @@ impl From<Sync> for Request {
         let Sync {
             only: Only { tables },
             full_refresh,
+            source_moved,
             reconcile,
             verify,
             jobs,
@@ -165,7 +170,7 @@ impl From<Sync> for Request {
             fail_fast,
             ..
         } = typed;
-        Self { tables, shard, full_refresh, reconcile, verify, jobs, fail_fast }
+        Self { tables, shard, full_refresh, source_moved, reconcile, verify, jobs, fail_fast }
     }
 }
 
@@ -200,6 +205,9 @@ pub struct Plan {
     /// As for a sync that copies every table whole
     #[arg(long)]
     full_refresh: bool,
+    /// As for a sync that goes on with the copies of a source that was moved
+    #[arg(long, conflicts_with = "full_refresh")]
+    source_moved: bool,
     /// As for a sync that looks for rows that the source no longer has
     #[arg(long)]
     reconcile: bool,
@@ -213,8 +221,8 @@ pub struct Plan {
 
 impl From<Plan> for Request {
     fn from(typed: Plan) -> Self {
-        let Plan { only: Only { tables }, full_refresh, reconcile, .. } = typed;
-        Self { tables, full_refresh, reconcile, ..Self::default() }
+        let Plan { only: Only { tables }, full_refresh, source_moved, reconcile, .. } = typed;
+        Self { tables, full_refresh, source_moved, reconcile, ..Self::default() }
     }
 }
 

@@ -245,6 +245,33 @@ impl Origin {
             == (&now.mode, &now.filter, &now.unique_columns)
     }
 
+    /// Whether it speaks of the table that there is now, and not of one in another database, on another server,
+    /// or that was dropped.
+    #[must_use]
+    pub fn is_of_the_same_table(&self, now: &Self) -> bool {
+        self.source.may_be(&now.source) && self.source_table_oid == now.source_table_oid
+    }
+
+    /// The same where its table is the one that there is now, under other numbers: columns are told by their names
+    /// and types.
+    #[must_use]
+    pub fn moved_to(&self, now: &Self) -> Self {
+        let column = |before: &CopiedColumn| {
+            let same = |now: &&CopiedColumn| {
+                now.name == before.name && mapping::same_type(&before.data_type, &now.data_type)
+            };
+            now.columns.iter().find(same).unwrap_or(before).clone()
+        };
+        Self {
+            source: now.source.clone(),
+            source_table_oid: now.source_table_oid,
+            definition: now.definition.clone(),
+            last_column: now.last_column,
+            columns: self.columns.iter().map(column).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Why a copy made from here does not serve what is wanted now, as the second half of
     /// a sentence; `None` where it does.
     #[must_use]

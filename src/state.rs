@@ -10,7 +10,7 @@ use crate::db::Session;
 use crate::error::{Error, Result};
 use crate::files::{Lasting, Nameless, own_temporary, temporary};
 use crate::plan::{Remembered, Situation};
-use crate::receipt::{Receipt, VERSION};
+use crate::receipt::{Origin, Receipt, VERSION};
 use crate::sql::{self, Qualified};
 use crate::table::{DestinationTable, RECEIPTS};
 use crate::watermark::key::{Key, KeyType};
@@ -36,6 +36,23 @@ pub struct Found {
     pub written_in: Option<u32>,
     /// Things worth a warning.
     pub warnings: Vec<String>,
+}
+
+impl Found {
+    /// Lets a receipt of another source count for this one, which it is now, if it speaks of another.
+    pub fn follow(&mut self, now: &Origin) {
+        if let Remembered::Receipt(receipt) = &mut self.remembered
+            && !receipt.origin.is_of_the_same_table(now)
+        {
+            self.warnings.push(format!(
+                "the copy of {} goes on as one of {}: all rows are read",
+                receipt.origin.source.described(),
+                now.source.described()
+            ));
+            receipt.origin = receipt.origin.moved_to(now);
+            receipt.progress = std::mem::take(&mut receipt.progress).of_other_rows();
+        }
+    }
 }
 
 /// Compares the receipt with the state file and settles what counts.

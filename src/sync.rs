@@ -46,6 +46,8 @@ pub struct Request {
     pub shard: Option<Shard>,
     /// Copy every table whole.
     pub full_refresh: bool,
+    /// Go on with the copies of another source, which this one is now.
+    pub source_moved: bool,
     /// Look for rows that the source no longer has, whether it is time or not.
     pub reconcile: bool,
     /// Compare both sides afterwards.
@@ -62,6 +64,7 @@ impl Default for Request {
             tables: Vec::new(),
             shard: None,
             full_refresh: false,
+            source_moved: false,
             reconcile: false,
             verify: false,
             jobs: NonZeroUsize::MIN,

@@ -116,7 +116,7 @@ pub fn decide(
     };
     match (changed, evolution) {
         (Some(reason), _) if situation.keeps_versions() => {
-            Err(would_lose_versions(situation, &reason))
+            Err(would_lose_versions(situation, remembered, &reason))
         }
         (Some(reason), None) => Ok(Decision::initial(match situation.rule.on_schema_change {
             OnSchemaChange::Evolve => format!("{reason}, which cannot be followed in place"),
@@ -179,7 +179,11 @@ pub fn replaces_anothers(
             format!("the pipeline `{}` has copied {from}", receipt.pipeline)
         };
         let said = format!("{replaces}: {why}");
-        (said, "give one of the two copies a \"destination_name\", or another DEST_SCHEMA")
+        (
+            said,
+            "give one of the two copies a \"destination_name\", or another DEST_SCHEMA; where the source is the \
+             same, upgraded or moved, `sync --source-moved` goes on with the copy",
+        )
     })
 }
 
@@ -238,18 +242,28 @@ pub fn ready_to_compare(situation: &Situation) -> Result<()> {
 }
 
 /// A new copy of a table that keeps versions is only made where it was asked for.
-fn would_lose_versions(situation: &Situation, reason: &str) -> Error {
+fn would_lose_versions(situation: &Situation, remembered: &Remembered, reason: &str) -> Error {
+    let moved = match remembered {
+        Remembered::Receipt(receipt) if !receipt.origin.is_of_the_same_table(situation.origin) => {
+            MOVED
+        }
+        _ => "",
+    };
     Error::table(format!(
         "a new copy is called for, and would lose the versions that only the destination has: \
          {reason}"
     ))
     .hint(format!(
-        "rename `{}` at the destination to keep them, or run `incremental-replication sync --table \
+        "{moved}rename `{}` at the destination to keep them, or run `incremental-replication sync --table \
          {} --full-refresh` to give them up",
         situation.table.plain(),
         situation.rule.name
     ))
 }
+
+/// What helps where the source has become another, as after an upgrade.
+const MOVED: &str = "where the source is the same, upgraded or moved, run `incremental-replication sync \
+    --source-moved`, which goes on with the copy; else ";
 
 fn check_destination(situation: &Situation) -> Result<()> {
     let Some(destination) = situation.destination else { return Ok(()) };

@@ -219,7 +219,8 @@ fn no_shrinking(situation: &Situation, new: &Qualified) -> Option<Step> {
     let sql = [session::SAVEPOINT, &asked, session::ROLLBACK_TO_SAVEPOINT].join(";\n");
     Some(Step::destination(&purpose, sql).result(Outcome::NoRow).hint(format!(
         "look whether the source is complete, for \"max_delete_percent\" is {percent}; if it is, \
-         copy it with `incremental-replication sync --table {} --full-refresh`",
+         copy it with `incremental-replication sync --table {} --full-refresh`, or, where it was upgraded or \
+         moved, go on with the copy by `sync --source-moved`",
         shell_quoted(&situation.rule.name)
     )))
 }

@@ -32,7 +32,10 @@ pub(super) struct Prepared {
 impl TableSync<'_> {
     /// Works out what a sync has to do. Nothing is written, on either side or here.
     pub(super) fn prepare(&mut self, situation: &Situation) -> Result<Prepared> {
-        let found = state::remember(&self.pipeline.directory, situation, self.destination)?;
+        let mut found = state::remember(&self.pipeline.directory, situation, self.destination)?;
+        if self.request.source_moved {
+            found.follow(situation.origin);
+        }
         let decision = plan::decide(situation, &found.remembered, self.request.full_refresh)?;
         let (plan, receipt) = self.plan(situation, decision, &found)?;
         Ok(Prepared { found, plan, receipt })
