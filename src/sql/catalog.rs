@@ -267,7 +267,8 @@ GROUP BY made_of.whole",
 /// A digest of what decides which rows some relations show, and what is in them, beside the rows that
 /// they are made of: the queries of views, of those below them as well, with their owners, options and
 /// functions, where the rows of foreign tables and partitions are, and the policies that a SELECT meets:
-/// of our role, and below a view of whatever role. One row a relation that has some.
+/// of our role, and below a view of whatever role, with what they and the table's owner are to the owners of the
+/// views and to us. One row a relation that has some.
 ///
 /// Queries and conditions are read as they are stored: to have them printed is to wait for whoever holds
 /// a table that they speak of.
@@ -301,6 +302,19 @@ FROM made_from CROSS JOIN LATERAL (
     AND (made_from.oid <> made_from.whole OR EXISTS (
       SELECT FROM unnest(p.polroles) AS role (oid)
       WHERE CASE WHEN role.oid = 0 THEN true ELSE pg_has_role(role.oid, 'USAGE') END))
+  UNION ALL
+  SELECT concat_ws(' ', t.relowner, (
+    SELECT string_agg(concat_ws(' ', reader.oid, reader.rolsuper OR reader.rolbypassrls,
+      pg_has_role(reader.oid, t.relowner, 'USAGE'), (
+        SELECT string_agg(pg_has_role(reader.oid, role.oid, 'USAGE')::text, ' ' ORDER BY role.oid)
+        FROM pg_policy p CROSS JOIN LATERAL unnest(p.polroles) AS role (oid)
+        WHERE p.polrelid = t.oid AND role.oid <> 0)), ', ' ORDER BY reader.oid)
+    FROM pg_roles reader
+    WHERE reader.rolname = current_user OR reader.oid IN (
+      SELECT v.relowner FROM made_from above JOIN pg_class v ON v.oid = above.oid
+      WHERE above.whole = made_from.whole AND v.relkind = 'v')))
+  FROM pg_class t
+  WHERE t.oid = made_from.oid AND made_from.oid <> made_from.whole AND t.relrowsecurity
   UNION ALL
   SELECT concat_ws(' ', f.oid, f.prosrc, to_jsonb(f) ->> 'prosqlbody', f.proconfig, f.prosecdef)
   FROM pg_proc f

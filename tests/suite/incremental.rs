@@ -710,6 +710,20 @@ fn whose_eyes_a_view_looks_through_and_what_its_functions_say_leads_to_a_new_cop
     case.sync();
     let alterations = [
         ("ALTER VIEW v OWNER TO looker", "2"),
+        ("ALTER ROLE looker BYPASSRLS", "4"),
+        ("ALTER ROLE looker NOBYPASSRLS", "2"),
+        ("CREATE POLICY q ON base TO pg_read_all_stats USING (true)", "2"),
+        ("GRANT pg_read_all_stats TO looker", "4"),
+        ("REVOKE pg_read_all_stats FROM looker; DROP POLICY q ON base", "2"),
+        ("ALTER TABLE base OWNER TO looker", "4"),
+        ("ALTER TABLE base OWNER TO postgres; GRANT SELECT ON base TO looker", "2"),
+        ("DROP POLICY p ON base", "0"),
+        ("ALTER TABLE base DISABLE ROW LEVEL SECURITY", "4"),
+        (
+            "ALTER TABLE base ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY p ON base TO looker USING (tenant = 1)",
+            "2",
+        ),
         ("ALTER POLICY p ON base USING (true)", "4"),
         (
             "CREATE OR REPLACE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 <> 4'",

@@ -145,7 +145,11 @@ fn a_source_that_was_moved_is_followed_where_that_is_asked() {
     let ids = |case: &mut Case, of: &str| case.ask(&format!("SELECT id FROM {of} ORDER BY id"));
     assert_eq!(ids(&mut case, "a").len(), 10);
     assert_eq!(ids(&mut case, "b WHERE _deleted_at IS NOT NULL"), ["1", "2", "3", "4", "5"]);
-    assert_eq!(ids(&mut case, "c").len(), 12, "each version once: ten, 6 as it was, and 7 as it is");
+    assert_eq!(
+        ids(&mut case, "c").len(),
+        12,
+        "each version once: ten, 6 as it was, and 7 as it is"
+    );
     for name in ["a", "b", "d"] {
         assert_eq!(ids(&mut case, &format!("{name} WHERE note = 'newer'")), ["7"], "{name}");
     }
