@@ -476,3 +476,24 @@ fn a_table_that_was_renamed_keeps_its_index_and_the_new_copy_has_another() {
     assert_eq!(case.ask(named), ["orders_replicated_key"]);
     case.assert_equal("public.orders");
 }
+
+/// From PostgreSQL 18 on a NOT NULL is a constraint with a name, and that of a new copy is the source's.
+#[test]
+fn a_comment_on_a_not_null_keeps_no_new_copy_from_succeeding() {
+    let mut case = Case::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text, at int DEFAULT 1); INSERT INTO t VALUES (1, 'one')",
+        &json!([by("t", "at")]),
+    );
+    case.sync();
+    case.at_destination(
+        "ALTER TABLE t ADD CHECK (id > 0); COMMENT ON CONSTRAINT t_id_check ON t IS 'why';
+         DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000 THEN
+           EXECUTE 'ALTER TABLE t ADD CONSTRAINT noted NOT NULL note';
+           EXECUTE 'COMMENT ON CONSTRAINT noted ON t IS $q$why not$q$';
+         END IF; END $$",
+    );
+    case.run(&["sync", "--full-refresh"]).expect(0);
+    case.assert_equal("public.t");
+    let comments = "SELECT description FROM pg_description WHERE classoid = 'pg_constraint'::regclass AND description LIKE 'why%'";
+    assert_eq!(case.ask(comments), ["why"]);
+}
