@@ -50,7 +50,8 @@ pub(super) fn failed(side: Side, purpose: &str, error: &tokio_postgres::Error) -
     if lost {
         error.sqlstate = Some(CONNECTION_FAILURE.to_owned());
     }
-    match remedy(side, error.sqlstate.as_deref().unwrap_or_default()) {
+    let denied = error.causes.iter().any(|cause| DENIED_TO_ALL.iter().any(|of| cause.contains(of)));
+    match remedy(side, error.sqlstate.as_deref().unwrap_or_default(), denied) {
         Some(remedy) => error.hint(remedy),
         None => error,
     }
@@ -67,9 +68,19 @@ pub const CONFLICT_REMEDY: &str = "sync again; a source that is a standby ends w
 pub const PLAIN_COLUMN: &str =
     "let it be a plain column: ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY, or DROP EXPRESSION";
 
-/// What to do about the failures that every table may meet.
-fn remedy(side: Side, sqlstate: &str) -> Option<String> {
+/// By these words a server tells of what everybody may use unless somebody has forbidden it: functions, and what
+/// the catalog shows.
+const DENIED_TO_ALL: [&str; 3] =
+    ["denied for function ", "denied for view pg_", "denied for table pg_"];
+
+/// What to do about the failures that every table may meet; `denied_to_all`, where somebody has forbidden
+/// what everybody may do.
+fn remedy(side: Side, sqlstate: &str, denied_to_all: bool) -> Option<String> {
     Some(match (sqlstate, side) {
+        ("42501", _) if denied_to_all => format!(
+            "the {side}'s user needs that right, which everybody has unless it is revoked: GRANT EXECUTE ON \
+             FUNCTION ..., or GRANT SELECT ON pg_catalog. ..."
+        ),
         ("42501", Side::Source) => {
             "grant the source's user SELECT on the table and USAGE on its schema".to_owned()
         }

@@ -179,7 +179,7 @@ fn bad_tls_files_are_named() {
 
 #[test]
 fn a_failing_table_does_not_stop_the_rest_and_is_explained() {
-    let cases: [(&str, Value); 12] = [
+    let cases: [(&str, Value); 13] = [
         ("", json!({"name": "order", "replication_key": "at"})),
         ("", json!({"name": "public.orders", "replication_key": "at"})),
         ("", json!({"name": "orders", "replication_key": "updated"})),
@@ -199,6 +199,11 @@ fn a_failing_table_does_not_stop_the_rest_and_is_explained() {
             json!({"name": "orders", "replication_key": "at", "where": "true); DROP TABLE orders; --"}),
         ),
         ("REVOKE SELECT ON orders FROM reader", json!({"name": "orders", "replication_key": "at"})),
+        (
+            "CREATE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             REVOKE ALL ON FUNCTION wanted FROM PUBLIC",
+            json!({"name": "orders", "replication_key": "at", "where": "public.wanted(id)"}),
+        ),
         (
             "ALTER TABLE orders DROP CONSTRAINT orders_pkey",
             json!({"name": "orders", "replication_key": "at"}),
