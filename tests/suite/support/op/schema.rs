@@ -297,7 +297,7 @@ fn rename_another_in(world: &mut World, rng: &mut Rng) -> Outcome {
     Ok(Found::Perhaps)
 }
 
-/// A table full of old rows becomes a partition.
+/// A table full of old rows becomes a partition, for one value or for all that have none.
 fn attach_partition(world: &mut World, rng: &mut Rng) -> Outcome {
     let at = world.draw_table(rng);
     let mut table = world.tables[at].clone();
@@ -315,9 +315,13 @@ fn attach_partition(world: &mut World, rng: &mut Rng) -> Outcome {
             format!("INSERT INTO {part}{rest};")
         })
         .collect();
+    let bounds = match region {
+        3 if rng.bool() => "DEFAULT".to_owned(),
+        _ => format!("FOR VALUES IN ({region})"),
+    };
     let sql = format!(
         "CREATE TABLE IF NOT EXISTS {part} (LIKE {name} INCLUDING ALL); {rows} \
-         ALTER TABLE {name} ATTACH PARTITION {part} FOR VALUES IN ({region})"
+         ALTER TABLE {name} ATTACH PARTITION {part} {bounds}"
     );
     if world.at_source(&sql) {
         world.tables[at].regions.push(region);
