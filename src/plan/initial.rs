@@ -377,6 +377,7 @@ mod tests {
             comment: None,
             statistics: Vec::new(),
             constraint: None,
+            options: Vec::new(),
         }
     }
 
@@ -435,6 +436,7 @@ mod tests {
                 table: None,
                 name: (*name).to_owned(),
                 definition: "CHECK (id > 0)".to_owned(),
+                comment: None,
             };
             let constraints = kept.iter().map(constraint).collect();
             let first = First {

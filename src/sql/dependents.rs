@@ -40,13 +40,14 @@ SELECT json_build_object(
   'indexes', {indexes},
   'constraints', coalesce((
     SELECT json_agg(json_build_object(
-      'table', NULL, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid))
+      'table', NULL, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid), 'comment', NULL)
       ORDER BY k.conname)
     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('c', 'f')), '[]'),
   'references', coalesce((
     SELECT json_agg(json_build_object(
       'table', json_build_object('schema', rn.nspname, 'name', rc.relname),
-      'name', k.conname, 'definition', pg_get_constraintdef(k.oid)) ORDER BY k.conname)
+      'name', k.conname, 'definition', pg_get_constraintdef(k.oid),
+      'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)
     FROM pg_constraint k
     JOIN pg_class rc ON rc.oid = k.conrelid JOIN pg_namespace rn ON rn.oid = rc.relnamespace
     WHERE k.confrelid = c.oid AND k.conrelid <> c.oid AND k.contype = 'f' AND k.conparentid = 0),
@@ -238,6 +239,7 @@ fn indexes(relation: &str) -> String {
       'clustered', i.indisclustered,
       'replica_identity', i.indisreplident,
       'comment', obj_description(x.oid, 'pg_class'),
+      'options', coalesce(to_json(x.reloptions), '[]'),
       'statistics', (
         SELECT coalesce(json_agg(json_build_object(
           'number', a.attnum, 'target', a.attstattarget::integer) ORDER BY a.attnum), '[]')

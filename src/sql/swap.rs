@@ -37,9 +37,16 @@ pub fn prepare(new: &Qualified, kept: &[&Index]) -> Vec<Statement> {
 }
 
 fn build(new: &Qualified, number: usize, index: &Index) -> Statement {
-    let name = identifier(&interim(new, number));
+    let own = Qualified::new(&new.schema, interim(new, number));
+    let name = identifier(&own.name);
     let sql = match &index.constraint {
-        Some(constraint) => format!("ALTER TABLE {new} ADD CONSTRAINT {name} {constraint}"),
+        Some(constraint) => {
+            let set = match &index.options[..] {
+                [] => String::new(),
+                tuned => format!(";\nALTER INDEX {own} SET ({})", options(tuned)),
+            };
+            format!("ALTER TABLE {new} ADD CONSTRAINT {name} {constraint}{set}")
+        }
         None => format!(
             "CREATE {}INDEX {name} ON {new}{}",
             if index.unique { "UNIQUE " } else { "" },
@@ -308,6 +315,13 @@ impl Script {
                 format!("ALTER TABLE {table} ADD CONSTRAINT {name} {definition}"),
                 &about(constraint),
             );
+            if let Some(comment) = &constraint.comment {
+                let comment = literal(comment);
+                self.add(
+                    format!("COMMENT ON CONSTRAINT {name} ON {table} IS {comment}"),
+                    &about(constraint),
+                );
+            }
         }
         self.triggers(table, &dependents.triggers);
         for policy in &dependents.policies {
@@ -581,6 +595,7 @@ mod tests {
             comment: Some("ours".to_owned()),
             statistics: vec![Target { number: 1, target: 9 }],
             constraint: None,
+            options: vec!["fillfactor=60".to_owned()],
         };
         let plain = Index { unique: false, ..index.clone() };
         let constraint = Index { constraint: Some("UNIQUE (a)".to_owned()), ..index.clone() };
@@ -594,7 +609,8 @@ mod tests {
             [
                 "CREATE UNIQUE INDEX \"new_0\" ON \"new\" USING btree (a)",
                 "CREATE INDEX \"new_1\" ON \"new\" USING btree (a)",
-                "ALTER TABLE \"new\" ADD CONSTRAINT \"new_2\" UNIQUE (a)",
+                "ALTER TABLE \"new\" ADD CONSTRAINT \"new_2\" UNIQUE (a);\n\
+                 ALTER INDEX \"new_2\" SET (fillfactor = '60')",
             ]
         );
         assert_eq!(
@@ -615,6 +631,7 @@ mod tests {
             table: table.map(|table| Qualified::new("s", table)),
             name: name.to_owned(),
             definition: "CHECK (true)".to_owned(),
+            comment: table.map(str::to_owned),
         };
         let default = |column: &str| crate::table::dependent::Default {
             column: column.to_owned(),
@@ -668,6 +685,7 @@ mod tests {
                 "ALTER TABLE \"t\" ALTER COLUMN \"a\" SET DEFAULT 7",
                 "ALTER TABLE \"t\" ADD CONSTRAINT \"c\" CHECK (true)",
                 "ALTER TABLE \"other\" ADD CONSTRAINT \"r\" CHECK (true)",
+                "COMMENT ON CONSTRAINT \"r\" ON \"other\" IS 'other'",
                 "CREATE TRIGGER o",
                 "CREATE TRIGGER d",
                 "ALTER TABLE \"t\" DISABLE TRIGGER \"d\"",

@@ -173,6 +173,8 @@ pub struct Index {
     pub statistics: Vec<Target>,
     /// The definition of the constraint of the same name.
     pub constraint: Option<String>,
+    /// Its storage parameters, which its definition names and that of a constraint does not.
+    pub options: Vec<String>,
 }
 
 impl Index {
@@ -206,6 +208,8 @@ pub struct Constraint {
     pub name: String,
     /// As `pg_get_constraintdef` prints it.
     pub definition: String,
+    /// `COMMENT ON CONSTRAINT`, of one that another table has.
+    pub comment: Option<String>,
 }
 
 /// A column's default.

@@ -16,6 +16,7 @@ const PUT_ON: &str = r#"
     CREATE INDEX "by Note" ON orders (lower(note)) WHERE total > 1;
     CREATE UNIQUE INDEX by_at ON orders (at);
     ALTER TABLE orders ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
+    ALTER INDEX orders_pkey SET (fillfactor = 60);
     ALTER TABLE orders ADD CONSTRAINT positive CHECK (total > 0);
     ALTER TABLE orders ALTER COLUMN note SET DEFAULT 'none';
     CREATE SEQUENCE "order Numbers" START 100 OWNED BY orders.id;
@@ -37,6 +38,7 @@ const PUT_ON: &str = r#"
     CREATE POLICY "see all" ON orders FOR SELECT TO PUBLIC USING (true);
     CREATE POLICY own ON orders AS RESTRICTIVE FOR UPDATE TO pg_monitor USING (id > 0) WITH CHECK (id < 100);
     COMMENT ON CONSTRAINT positive ON orders IS 'a constraint';
+    COMMENT ON CONSTRAINT lines_order_id_fkey ON lines IS 'a constraint of another table';
     COMMENT ON TRIGGER before_all ON orders IS 'a trigger';
     COMMENT ON POLICY own ON orders IS 'a policy';
     COMMENT ON STATISTICS "both" IS 'statistics';
