@@ -16,8 +16,8 @@ pub use comparison::{
     keeps_keys_equal, reconcile, telling_columns,
 };
 pub use decision::{
-    Decision, Remembered, decide, ready_to_compare, replaces, replaces_anothers, schema_difference,
-    taken_over,
+    Decision, Remembered, cannot_follow, decide, ready_to_compare, replaces, replaces_anothers,
+    schema_difference, taken_over,
 };
 pub use evolution::{Evolution, evolution};
 pub use incremental::{Merge, columns_to_refuse_null, incremental};

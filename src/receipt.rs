@@ -253,14 +253,15 @@ impl Origin {
     }
 
     /// The same where its table is the one that there is now, under other numbers: columns are told by their names
-    /// and types.
+    /// and types, and none of those that are gone has become another.
     #[must_use]
     pub fn moved_to(&self, now: &Self) -> Self {
         let column = |before: &CopiedColumn| {
             let same = |now: &&CopiedColumn| {
                 now.name == before.name && mapping::same_type(&before.data_type, &now.data_type)
             };
-            now.columns.iter().find(same).unwrap_or(before).clone()
+            let gone = || CopiedColumn { number: 0, ..before.clone() };
+            now.columns.iter().find(same).cloned().unwrap_or_else(gone)
         };
         Self {
             source: now.source.clone(),

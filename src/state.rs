@@ -39,10 +39,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Lets a receipt of another source count for this one, which it is now, if it speaks of another.
-    pub fn follow(&mut self, now: &Origin) {
+    /// Lets this pipeline's receipt of another source count for this one, which it is now, if it speaks of
+    /// another.
+    pub fn follow(&mut self, now: &Origin, pipeline: &str) -> bool {
         if let Remembered::Receipt(receipt) = &mut self.remembered
             && !receipt.origin.is_of_the_same_table(now)
+            && receipt.pipeline == pipeline
         {
             self.warnings.push(format!(
                 "the copy of {} goes on as one of {}: all rows are read",
@@ -51,7 +53,9 @@ impl Found {
             ));
             receipt.origin = receipt.origin.moved_to(now);
             receipt.progress = std::mem::take(&mut receipt.progress).of_other_rows();
+            return true;
         }
+        false
     }
 }
 

@@ -144,13 +144,16 @@ pub struct Activity {
     pub prepared: BTreeSet<String>,
 }
 
-/// How two keys lie that are numbers, exactly where both are integers, and nearly else, or times.
+/// How two keys lie that are numbers, exactly where both are integers, and nearly else, times, or uuids.
 fn compared(one: &str, other: &str) -> Option<Ordering> {
     if let (Ok(one), Ok(other)) = (one.parse::<i64>(), other.parse::<i64>()) {
         return Some(one.cmp(&other));
     }
     if let (Some(one), Some(other)) = (key::time(one), key::time(other)) {
         return Some(one.cmp(&other));
+    }
+    if key::is_uuid(one) && key::is_uuid(other) {
+        return Some(one.cmp(other));
     }
     one.parse::<f64>().ok()?.partial_cmp(&other.parse().ok()?)
 }
@@ -312,6 +315,10 @@ mod tests {
         let now = left("2026-01-02 00:00:00+00", &[]);
         assert!(!now.tells_of_keys_that_went_back_as(&time("2026-01-01 23:59:59.999999+00")));
         assert!(now.tells_of_keys_that_went_back_as(&time("2026-01-02 00:00:00.000001+00")));
+        let (below, start) =
+            ("01995f3c-a000-7abc-8000-000000000001", "01995f3c-a000-7abc-8000-000000000002");
+        assert!(!left(start, &[]).tells_of_keys_that_went_back_as(&left(start, &[below])));
+        assert!(left(below, &[]).tells_of_keys_that_went_back_as(&left(below, &[start])));
         assert!(
             left(start, &[]).tells_of_keys_that_went_back_as(&left(start, &["9007199254740994"]))
         );

@@ -261,6 +261,18 @@ fn would_lose_versions(situation: &Situation, remembered: &Remembered, reason: &
     ))
 }
 
+/// A copy of a source that was moved is to go on, and cannot.
+#[must_use]
+pub fn cannot_follow(reason: &str) -> Error {
+    Error::table(format!(
+        "a new copy is called for, and would lose what only the destination has: {reason}"
+    ))
+    .hint(
+        "let the rule be what it was, and move the source before its tables are altered; without --source-moved \
+         the table is copied whole",
+    )
+}
+
 /// What helps where the source has become another, as after an upgrade.
 const MOVED: &str = "where the source is the same, upgraded or moved, run `incremental-replication sync \
     --source-moved`, which goes on with the copy; else ";

@@ -274,6 +274,10 @@ GROUP BY made_of.whole",
 /// a table that they speak of.
 #[must_use]
 pub fn definitions(relations: &[u32]) -> String {
+    // Who reads a table with children meets its policies alone.
+    let below_parent = "EXISTS (
+      SELECT FROM pg_inherits i JOIN made_from parent ON parent.oid = i.inhparent
+      WHERE i.inhrelid = made_from.oid AND parent.whole = made_from.whole)";
     format!(
         "\
 WITH RECURSIVE made_from (whole, oid) AS (
@@ -298,12 +302,12 @@ FROM made_from CROSS JOIN LATERAL (
   UNION ALL
   SELECT concat_ws(' ', p.polname, p.polpermissive, p.polqual, p.polroles, t.relforcerowsecurity)
   FROM pg_policy p JOIN pg_class t ON t.oid = p.polrelid
-  WHERE p.polrelid = made_from.oid AND p.polcmd IN ('r', '*') AND t.relrowsecurity
+  WHERE p.polrelid = made_from.oid AND p.polcmd IN ('r', '*') AND t.relrowsecurity AND NOT {below_parent}
     AND (made_from.oid <> made_from.whole OR EXISTS (
       SELECT FROM unnest(p.polroles) AS role (oid)
       WHERE CASE WHEN role.oid = 0 THEN true ELSE pg_has_role(role.oid, 'USAGE') END))
   UNION ALL
-  SELECT concat_ws(' ', t.relowner, (
+  SELECT concat_ws(' ', t.relowner, t.relforcerowsecurity, (
     SELECT string_agg(concat_ws(' ', reader.oid, reader.rolsuper OR reader.rolbypassrls,
       pg_has_role(reader.oid, t.relowner, 'USAGE'), (
         SELECT string_agg(pg_has_role(reader.oid, role.oid, 'USAGE')::text, ' ' ORDER BY role.oid)
@@ -315,6 +319,7 @@ FROM made_from CROSS JOIN LATERAL (
       WHERE above.whole = made_from.whole AND v.relkind = 'v')))
   FROM pg_class t
   WHERE t.oid = made_from.oid AND made_from.oid <> made_from.whole AND t.relrowsecurity
+    AND NOT {below_parent}
   UNION ALL
   SELECT concat_ws(' ', f.oid, f.prosrc, to_jsonb(f) ->> 'prosqlbody', f.proconfig, f.prosecdef)
   FROM pg_proc f

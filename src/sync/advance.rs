@@ -65,7 +65,9 @@ pub(super) fn next_receipt(
     }
     position.start.clone_from(&watermark.start);
     let starts = watermark.start.as_deref().zip(before.watermark.start.as_deref());
-    if key.zip(starts).is_some_and(|(key, (start, before))| key.fell_within_reach(start, before)) {
+    let fell_within_reach =
+        key.zip(starts).is_some_and(|(key, (start, before))| key.fell_within_reach(start, before));
+    if fell_within_reach {
         // What lies below what this sync has read was seen by none, so that nothing of it may be kept back.
         position.start.clone_from(&before.watermark.start);
     }
@@ -73,7 +75,7 @@ pub(super) fn next_receipt(
         // A standby says nothing of its primary's crashes, of which another sync may want to know.
         position.recovered_at = before.recovered_at();
     }
-    let set_in = if watermark.start == before.watermark.start {
+    let set_in = if fell_within_reach || watermark.start == before.watermark.start {
         before.watermark_set_in.clone()
     } else {
         // Keys that went back since the mark was taken are not seen by it.

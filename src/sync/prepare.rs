@@ -33,10 +33,15 @@ impl TableSync<'_> {
     /// Works out what a sync has to do. Nothing is written, on either side or here.
     pub(super) fn prepare(&mut self, situation: &Situation) -> Result<Prepared> {
         let mut found = state::remember(&self.pipeline.directory, situation, self.destination)?;
-        if self.request.source_moved {
-            found.follow(situation.origin);
-        }
+        let followed =
+            self.request.source_moved && found.follow(situation.origin, &self.pipeline.name);
         let decision = plan::decide(situation, &found.remembered, self.request.full_refresh)?;
+        if let Decision::Copy { reason, unasked: true, .. } = &decision
+            && followed
+            && situation.destination.is_some()
+        {
+            return Err(plan::cannot_follow(reason));
+        }
         let (plan, receipt) = self.plan(situation, decision, &found)?;
         Ok(Prepared { found, plan, receipt })
     }

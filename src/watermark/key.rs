@@ -268,7 +268,7 @@ impl Key {
             KeyType::Date | KeyType::Timestamp | KeyType::TimestampWithTimeZone => time(key),
             KeyType::Integer | KeyType::Numeric | KeyType::Text => None,
         };
-        time(start)?.checked_sub(time(mark)?).filter(|length| *length > 0)
+        Some(time(start)?.saturating_sub(time(mark)?)).filter(|length| *length > 0)
     }
 
     /// The lookback of a clock's key in microseconds.
@@ -300,11 +300,20 @@ impl Key {
 }
 
 /// The time that PostgreSQL writes so in UTC, of a date its beginning, in microseconds since 1970; none of
-/// infinity, of years before Christ, nor of those with more than four digits.
+/// infinity, nor of years with more than four digits. All that is before Christ is as early as it can be.
 #[must_use]
 pub fn time(text: &str) -> Option<i64> {
+    if text == "-infinity" || text.ends_with(" BC") {
+        return Some(i64::MIN);
+    }
     let time: DateTime = text.strip_suffix("+00").unwrap_or(text).parse().ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond())
+}
+
+/// Whether it is a uuid, as PostgreSQL writes it: their texts have their order.
+#[must_use]
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
 }
 
 /// The time that a uuid of version 7 begins with, in microseconds since 1970.
@@ -467,6 +476,10 @@ mod tests {
             }
         }
         let day = key(KeyType::Date, "date", Some(Lookback::Time(Duration::from_hours(26))));
+        for never in ["-infinity", "0001-01-01 BC"] {
+            assert!(day.may_have_gone_back(never, "2026-01-02"));
+            assert!(!day.may_have_gone_back("2026-01-02", never));
+        }
         assert!(!day.may_have_gone_back("2026-01-01", "2026-01-02"));
         assert!(day.may_have_gone_back("2025-12-31", "2026-01-02"));
         let (_, condition) = day.went_back(&["2025-12-31"], "2026-01-02", Some("since")).unwrap();

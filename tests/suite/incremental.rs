@@ -718,6 +718,9 @@ fn whose_eyes_a_view_looks_through_and_what_its_functions_say_leads_to_a_new_cop
         ("ALTER TABLE base OWNER TO looker", "4"),
         ("ALTER TABLE base OWNER TO postgres; GRANT SELECT ON base TO looker", "2"),
         ("DROP POLICY p ON base", "0"),
+        ("ALTER TABLE base FORCE ROW LEVEL SECURITY; ALTER TABLE base OWNER TO looker", "0"),
+        ("ALTER TABLE base NO FORCE ROW LEVEL SECURITY", "4"),
+        ("ALTER TABLE base OWNER TO postgres; GRANT SELECT ON base TO looker", "0"),
         ("ALTER TABLE base DISABLE ROW LEVEL SECURITY", "4"),
         (
             "ALTER TABLE base ENABLE ROW LEVEL SECURITY;
@@ -739,6 +742,24 @@ fn whose_eyes_a_view_looks_through_and_what_its_functions_say_leads_to_a_new_cop
         case.sync().says("v-incremental-0");
     }
     case.at_source("ALTER VIEW v OWNER TO postgres; DROP OWNED BY looker; DROP ROLE looker");
+}
+
+/// Who reads a table by its parent meets the parent's policies alone.
+#[test]
+fn a_new_partition_with_row_level_security_of_its_own_leads_to_no_new_copy() {
+    let mut case = Case::new(
+        "CREATE TABLE p (id int PRIMARY KEY, at int) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); INSERT INTO p VALUES (1, 1);
+         ALTER TABLE p ENABLE ROW LEVEL SECURITY; CREATE POLICY a ON p USING (true);
+         CREATE VIEW v AS SELECT * FROM p; GRANT SELECT ON v TO reader",
+        &json!([by("p", "at"), with(by("v", "at"), &json!({"unique_cols": ["id"]}))]),
+    );
+    case.sync();
+    case.at_source(
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20); INSERT INTO p VALUES (11, 2);
+         ALTER TABLE p2 ENABLE ROW LEVEL SECURITY; CREATE POLICY a ON p2 USING (false)",
+    );
+    case.sync().says("p-incremental-1 || v-incremental-1");
 }
 
 #[test]

@@ -140,6 +140,17 @@ fn a_source_that_was_moved_is_followed_where_that_is_asked() {
         case.at_source(&format!("UPDATE {name} SET note = 'newer' WHERE id = 7"));
     }
     case.run(&["sync", "--table", "c"]).expect(1).says("sync --source-moved");
+    // A column that is gone has not become the one that is new.
+    case.write_tables(&json!([with(
+        by("b", "at"),
+        &json!({"deletes": "mark", "on_schema_change": "evolve"})
+    )]));
+    case.at_source("ALTER TABLE b RENAME note TO city");
+    case.run(&["sync", "--source-moved"])
+        .expect(1)
+        .says("would lose what only the destination has");
+    case.at_source("ALTER TABLE b RENAME city TO note");
+    case.write_tables(&rules);
     case.run(&["plan", "--source-moved", "--outline"]).expect(0).says("4 incremental");
     case.run(&["sync", "--source-moved"]).expect(0).says("goes on as one of");
     let ids = |case: &mut Case, of: &str| case.ask(&format!("SELECT id FROM {of} ORDER BY id"));
