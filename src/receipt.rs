@@ -125,20 +125,24 @@ impl Progress {
     /// things, what neither of them would say again.
     #[must_use]
     pub fn recovered_at(&self) -> Option<String> {
-        let positions = self.position.iter().chain(&self.either);
-        let told: BTreeSet<&str> = positions
+        let told: BTreeSet<&str> = self
+            .positions()
             .filter_map(|position| position.recovered_at.as_deref())
             .flat_map(|told| told.split(", "))
             .collect();
         (!told.is_empty()).then(|| told.into_iter().collect::<Vec<_>>().join(", "))
     }
 
-    /// The same where nobody knows whether the destination's rows are those that it speaks of: the next sync
-    /// reads all. What the source has deleted is looked for when it is time.
-    #[must_use]
-    pub fn of_other_rows(self) -> Self {
-        let either = self.position.into_iter().chain(self.either).collect();
-        Self { either, reconciled_at: self.reconciled_at, ..Self::default() }
+    /// The snapshots of the sync before, or of both that it may have been.
+    pub fn positions(&self) -> impl Iterator<Item = &Position> {
+        self.position.iter().chain(&self.either)
+    }
+
+    /// Forgets what was read, where nobody knows whether the destination's rows are those that it speaks of: the
+    /// next sync reads all. What the source has deleted is looked for when it is time.
+    pub fn forget_rows(&mut self) {
+        let either = self.positions().cloned().collect();
+        *self = Self { either, reconciled_at: self.reconciled_at, ..Self::default() };
     }
 
     /// What both of two agree on: a sync that starts there reads all that either would. `start` is

@@ -52,7 +52,7 @@ impl Found {
                 now.source.described()
             ));
             receipt.origin = receipt.origin.moved_to(now);
-            receipt.progress = std::mem::take(&mut receipt.progress).of_other_rows();
+            receipt.progress.forget_rows();
             return true;
         }
         false
@@ -119,7 +119,7 @@ pub fn remember(
     };
     if let (Remembered::Receipt(receipt), Some(why)) = (&mut remembered, others) {
         warnings.push(format!("{why}: all rows are read"));
-        receipt.progress = std::mem::take(&mut receipt.progress).of_other_rows();
+        receipt.progress.forget_rows();
     }
     Ok(Found {
         remembered,
@@ -232,7 +232,7 @@ fn no_value_of(key: &Key) -> String {
 fn confirmed(
     destination: &mut Session,
     table: &Qualified,
-    file: Receipt,
+    mut file: Receipt,
     key: Option<&Key>,
     warnings: &mut Vec<String>,
 ) -> Result<Remembered> {
@@ -262,8 +262,8 @@ fn confirmed(
         file_name(&table.name)
     ));
     // One row that is as late says nothing of those before it, which may have come from a backup.
-    let progress = file.progress.of_other_rows();
-    Ok(Remembered::Receipt(Box::new(Receipt { progress, ..file })))
+    file.progress.forget_rows();
+    Ok(Remembered::Receipt(Box::new(file)))
 }
 
 /// Why the rows of a table that is stored anew are not those that its receipt speaks of, if they are

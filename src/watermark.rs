@@ -39,14 +39,16 @@
 //! # Keys that went back
 //!
 //! Where the newest row was deleted, or its key was corrected, `M` is less than it was. Where keys are
-//! numbers, a row that was written since the watermark stood there
-//! may have any key: one that is used again, or one below a wrong key that has hidden it. All that
-//! was written since that sync is then read, whatever its keys are, and all rows where [`overlap`]
-//! cannot tell ([`key::Key::went_back`]). A clock goes on all the same, unless somebody has put it back, or has
-//! loaded a table again from yesterday's: where `M` is less than it was by more than the lookback, it is like a number.
-//! Where it is less by no more than that, the next sync reads its lookback as if nothing of it had been seen. The mark tells of it, the greatest key of the table's own snapshot,
-//! and a mark that is kept, for as long as the watermark stands above it. Where nobody could look at the
-//! keys when the marks were taken, the snapshot's greatest key is a watermark if it is the lower one.
+//! numbers, a row that was written since the watermark stood there may have any key: one that is used
+//! again, or one below a wrong key that has hidden it. All that was written since that sync is then read,
+//! whatever its keys are, and all rows where [`overlap`] cannot tell ([`key::Key::went_back`]). The mark tells
+//! of it, the greatest key of the table's own snapshot, and a mark that is kept, for as long as the watermark
+//! stands above it. Where nobody could look at the keys when the marks were taken, the snapshot's greatest
+//! key is a watermark if it is the lower one.
+//!
+//! A clock goes on all the same, unless somebody has put it back, or has loaded yesterday's rows again. Where
+//! its `M` is less than it was by more than the lookback, it is like a number. Where it is less by no more
+//! than that, the next sync reads its lookback as if nothing of it had been seen.
 //!
 //! A table that was seen without any key was emptied: whatever comes next may have any key, that of a
 //! clock as well, and all rows are read until there is a safe mark again.

@@ -90,8 +90,7 @@ pub fn since(
     if let Err(why) = &recent {
         since.details.push(format!("unchanged rows of the overlap are read again: {why}"));
     }
-    let mut positions = before.position.iter().chain(&before.either);
-    if positions.any(|position| overlap::history_changed(Some(position), now)) {
+    if before.positions().any(|position| overlap::history_changed(Some(position), now)) {
         since.warnings.push(
             "the source is on another timeline than before, so it was failed over or restored: \
              rows that it lost may still be at the destination; `sync --full-refresh` removes them"
@@ -156,7 +155,7 @@ pub fn has_lost(before: &Progress, key: Option<&Key>, now: &Position) -> bool {
         overlap::history_changed(Some(position), now)
             || key.may_be_given_twice() && overlap::may_have_lost(Some(position), now)
     };
-    before.position.iter().chain(&before.either).any(lost)
+    before.positions().any(lost)
 }
 
 /// The condition on rows that were written since the watermark stands where it does; none where nothing
