@@ -151,6 +151,10 @@ fn a_source_that_was_moved_is_followed_where_that_is_asked() {
         .says("would lose what only the destination has");
     case.at_source("ALTER TABLE b RENAME city TO note");
     case.write_tables(&rules);
+    // Nor is another pipeline's copy one that goes on.
+    case.write_env("PIPELINE_NAME=another");
+    case.run(&["sync", "--source-moved", "--table", "c"]).expect(1).says("would lose the versions");
+    case.write_env("");
     case.run(&["plan", "--source-moved", "--outline"]).expect(0).says("4 incremental");
     case.run(&["sync", "--source-moved"]).expect(0).says("goes on as one of");
     let ids = |case: &mut Case, of: &str| case.ask(&format!("SELECT id FROM {of} ORDER BY id"));
