@@ -387,14 +387,15 @@ fn a_key_that_nobody_could_look_at_may_have_gone_back() {
 
 #[test]
 fn a_table_whose_key_nobody_could_look_at_is_not_idle() {
-    let patient = with(strictly("t", "id"), &json!({"settle": "1m"}));
-    let mut case = Case::new(TEN, &json!([patient]));
+    let patient = |name| with(strictly(name, "id"), &json!({"settle": "1m"}));
+    let setup = format!("{TEN}; CREATE TABLE u (id int PRIMARY KEY)");
+    let mut case = Case::new(&setup, &json!([patient("t"), patient("u")]));
     case.sync();
     case.at_source(&format!("DELETE FROM t WHERE id > 5; {}", new(6, 6)));
     let mut holder = case.another_source();
     holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").expect("a lock");
     let child = case.start(&["sync"]);
-    // The mark was to be taken, and whoever is at work is waited for.
+    // The mark of one was to be taken, and for that of the other whoever is at work is waited for.
     case.until(
         "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_prepared_xacts%' \
          AND application_name LIKE 'incremental-replication%' AND datname = current_database()",
