@@ -7,7 +7,7 @@ use crate::catalog;
 use crate::config::{Endpoint, Side};
 use crate::copy;
 use crate::crash;
-use crate::db::Session;
+use crate::db::{Flusher, Session};
 use crate::digest::Mended;
 use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
@@ -33,6 +33,8 @@ pub struct Application<'a> {
     pub progress: &'a Progress,
     /// Whether many rows have been written by the last COPY.
     pub many: bool,
+    /// Has the destination's log written to the disk where many rows add to it.
+    pub flusher: Flusher,
 }
 
 /// What applying a plan did.
@@ -114,6 +116,7 @@ impl Application<'_> {
             return Err(Error::bug("a plan has no end"));
         };
         self.steps(finish)?;
+        self.flusher.end();
         crash::at("receipt-written");
         let made = std::thread::scope(|scope| {
             let making = std::thread::Builder::new().spawn_scoped(scope, &meanwhile);
@@ -156,7 +159,7 @@ impl Application<'_> {
         [before, of_each_part]: [&[Step]; 2],
         nothing_if_empty: bool,
     ) -> Result<Option<u64>> {
-        let Self { source, endpoint, destination, log, table, progress, many } = self;
+        let Self { source, endpoint, destination, log, table, progress, many, flusher } = self;
         let interrupt = destination.interrupt().clone();
         let (mut snapshot, mut sequences) = (String::new(), Vec::new());
         match &load.from {
@@ -201,13 +204,17 @@ impl Application<'_> {
                 for step in before.iter().chain(&load.first) {
                     perform(destination, step, *many, (log, table))?;
                 }
-                let (mut copied, mut merged) = (0, None);
+                let (mut arrived, mut copied, mut merged) = ((0, 0), 0, None);
                 loop {
                     debug(log, table, Side::Destination, &load.into);
                     let (into, in_parts) = ((&*load.into, load.format), !of_each_part.is_empty());
                     let part =
                         copy::write(destination, into, incoming, in_parts, |rows, bytes| {
                             progress.add(rows, bytes);
+                            arrived = (arrived.0 + rows, arrived.1 + bytes);
+                            if copy::are_many(arrived.0, arrived.1) && flusher.begin() {
+                                debug(log, table, Side::Destination, &session::flush(None));
+                            }
                             crash::at("loading");
                         })?;
                     copied += part.rows;

@@ -239,8 +239,14 @@ impl Part {
     /// Whether it is dearer to go through them again than to have the table's files made anew.
     #[must_use]
     pub fn is_many(&self) -> bool {
-        self.rows > MOST_OF_FEW_ROWS || self.bytes > MOST_OF_FEW_BYTES || ROW_BY_ROW.get().is_some()
+        are_many(self.rows, self.bytes)
     }
+}
+
+/// Whether so many rows, of so many bytes, are many.
+#[must_use]
+pub fn are_many(rows: u64, bytes: usize) -> bool {
+    rows > MOST_OF_FEW_ROWS || bytes > MOST_OF_FEW_BYTES || ROW_BY_ROW.get().is_some()
 }
 
 /// Writes rows by a COPY at the destination, and tells `progress` of every chunk's rows and bytes:

@@ -1,6 +1,7 @@
 //! A session with one of the two servers.
 
 mod connect;
+mod flush;
 mod remedy;
 mod server;
 mod tls;
@@ -22,6 +23,7 @@ use crate::sql::catalog::Question;
 use crate::sql::session::{self, Patience};
 pub use connect::READER;
 use connect::name;
+pub use flush::Flusher;
 use remedy::failed;
 pub use remedy::{CONFLICT_REMEDY, PLAIN_COLUMN};
 pub use server::Server;
@@ -85,6 +87,12 @@ impl Session {
     #[must_use]
     pub fn interrupt(&self) -> &Interrupt {
         &self.interrupt
+    }
+
+    /// What has the server's log written to the disk while this session adds to it.
+    #[must_use]
+    pub fn flusher(&self) -> Flusher {
+        Flusher::new(self.watch.clone())
     }
 
     /// Whether the connection is gone.

@@ -170,6 +170,7 @@ impl TableVerification<'_> {
         verdict: &mut Verdict,
     ) -> Result<()> {
         let progress = self.log.progress(&self.rule.name, None);
+        let flusher = self.destination.flusher();
         let mut application = Application {
             source: self.source,
             endpoint: &self.pipeline.source,
@@ -178,6 +179,7 @@ impl TableVerification<'_> {
             table: &self.rule.name,
             progress: &progress,
             many: false,
+            flusher,
         };
         let mut compared = application.compare(&comparison)?;
         let rows = compared.destination_rows.unwrap_or_default();

@@ -181,7 +181,7 @@ impl Session {
     }
 }
 
-fn runtime() -> Result<Runtime> {
+pub(super) fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .build()

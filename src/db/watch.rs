@@ -48,6 +48,7 @@ pub(super) enum Failure {
 }
 
 /// What it takes to ask a server about a session of ours.
+#[derive(Clone)]
 pub(super) struct Watch {
     pub(super) configuration: Config,
     pub(super) connector: MakeRustlsConnect,

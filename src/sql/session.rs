@@ -212,5 +212,20 @@ pub const PROCESS_OF_OUR_OWN: &str = "BEGIN; SELECT pg_backend_pid()";
 /// Takes back what was set for the session.
 pub const RESET: &str = "RESET ALL";
 
+/// What sessions are called that have the destination's log written.
+pub const FLUSHER: &str = "incremental-replication (flushing)";
+
+/// Wakes the WAL writer where the log has grown by more than 256 KiB, and as much is not on the disk yet, and
+/// returns how far it goes. `woken_at` is where it went when this last woke it. What wakes it is the end of a
+/// transaction that has an id, of which PostgreSQL has two billion, so it is no oftener than that.
+#[must_use]
+pub fn flush(woken_at: Option<&str>) -> String {
+    format!(
+        "SELECT log.until, pg_current_xact_id() FROM (SELECT pg_current_wal_insert_lsn() AS until OFFSET 0) AS log \
+         WHERE log.until - greatest(pg_current_wal_flush_lsn(), {}) > 256 * 1024",
+        literal(woken_at.unwrap_or("0/0"))
+    )
+}
+
 /// Asks for nothing but an answer.
 pub const ASK: &str = "SELECT 1";

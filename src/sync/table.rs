@@ -107,6 +107,7 @@ impl TableSync<'_> {
 
     /// Both sessions, ready to carry something out.
     fn application<'a>(&'a mut self, progress: &'a Progress) -> Application<'a> {
+        let flusher = self.destination.flusher();
         Application {
             source: self.source,
             endpoint: &self.pipeline.source,
@@ -115,6 +116,7 @@ impl TableSync<'_> {
             table: &self.rule.name,
             progress,
             many: false,
+            flusher,
         }
     }
 

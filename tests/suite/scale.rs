@@ -276,6 +276,55 @@ fn hosts_share_the_tables_without_a_shared_disk() {
 }
 
 #[test]
+fn a_second_session_has_the_log_of_many_rows_written_and_nothing_depends_on_it() {
+    // Others' transactions would have ids as well.
+    let servers = Servers::start();
+    create_roles(&servers);
+    let mut case = Case::on(
+        &servers,
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz NOT NULL, note text);
+         INSERT INTO t SELECT n, now(), repeat('x', 200) FROM generate_series(1, 200000) n",
+        &json!([with(by("t", "at"), &json!({"initial": "copy", "lookback": 0}))]),
+    );
+    // How many pieces of 256 KiB the destination's log has, and how many transaction ids were given.
+    let used = |case: &mut Case| -> [u64; 2] {
+        [
+            "trunc((pg_current_wal_insert_lsn() - '0/0') / (256 * 1024))",
+            "pg_snapshot_xmax(pg_current_snapshot())",
+        ]
+        .map(|what| case.ask(&format!("SELECT {what}"))[0].parse().expect("a number"))
+    };
+    let before = used(&mut case);
+    let asks = "pg_current_wal_flush_lsn";
+    let child = case.start(&["-v", "sync"]);
+    let there = "SELECT 1 FROM pg_stat_activity \
+                 WHERE application_name = 'incremental-replication (flushing)' AND datname = current_database()";
+    judge::wait_for(&mut case.destination_superuser(), there);
+    let run = Run::from(child.wait_with_output().expect("a run"));
+    run.expect(0);
+    assert_eq!(run.stdout.matches(asks).count(), 1, "{}", run.stdout);
+    case.wait_until_alone();
+    let after = used(&mut case);
+    let [log, ids] = [0, 1].map(|at| after[at] - before[at]);
+    assert!(log > 100, "a log of {log} pieces");
+    assert!(ids <= log + 20, "{ids} ids for {log} pieces of the log");
+
+    case.at_source("UPDATE t SET at = clock_timestamp() WHERE id <= 100");
+    let run = case.run(&["-v", "sync"]);
+    run.expect(0).says("incremental sync done: 100 rows");
+    assert!(!run.stdout.contains(asks), "few rows need none:\n{}", run.stdout);
+
+    // The writer's session is one more than there may be, and that of this test was let in before.
+    let limit = format!("ALTER DATABASE {} CONNECTION LIMIT 2", case.database);
+    case.destination_superuser().batch_execute(&limit).expect("a limit");
+    case.at_source("UPDATE t SET at = clock_timestamp() WHERE id <= 50000");
+    let run = case.run(&["-v", "sync"]);
+    run.expect(0).says("incremental sync done: 50000 rows").says(asks);
+    case.assert_equal("public.t");
+    servers.stop();
+}
+
+#[test]
 fn a_table_of_fifteen_hundred_columns_is_copied_merged_and_verified() {
     let columns: Vec<String> = (0..1500).map(|n| format!("c{n} int DEFAULT {n}")).collect();
     let setup = format!(
