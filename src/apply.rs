@@ -208,15 +208,21 @@ impl Application<'_> {
                 loop {
                     debug(log, table, Side::Destination, &load.into);
                     let (into, in_parts) = ((&*load.into, load.format), !of_each_part.is_empty());
-                    let part =
-                        copy::write(destination, into, incoming, in_parts, |rows, bytes| {
+                    let part = copy::write(
+                        destination,
+                        into,
+                        incoming,
+                        in_parts,
+                        |rows, bytes| {
                             progress.add(rows, bytes);
                             arrived = (arrived.0 + rows, arrived.1 + bytes);
                             if copy::are_many(arrived.0, arrived.1) && flusher.begin() {
-                                debug(log, table, Side::Destination, &session::flush(None));
+                                let beside = "a second session has the destination's log written to the disk";
+                                log.debug(Some(table), beside);
                             }
                             crash::at("loading");
-                        })?;
+                        },
+                    )?;
                     copied += part.rows;
                     *many = part.is_many();
                     let forgotten = usize::from(part.more && planted(Fault::PartForgotten));

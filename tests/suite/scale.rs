@@ -295,7 +295,7 @@ fn a_second_session_has_the_log_of_many_rows_written_and_nothing_depends_on_it()
         .map(|what| case.ask(&format!("SELECT {what}"))[0].parse().expect("a number"))
     };
     let before = used(&mut case);
-    let asks = "pg_current_wal_flush_lsn";
+    let asks = "a second session has the destination's log written to the disk";
     let child = case.start(&["-v", "sync"]);
     let there = "SELECT 1 FROM pg_stat_activity \
                  WHERE application_name = 'incremental-replication (flushing)' AND datname = current_database()";
