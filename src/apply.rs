@@ -19,22 +19,17 @@ use crate::sql::session;
 
 /// The two sessions of a table, and who listens.
 pub struct Application<'a> {
-    /// The source, inside the transaction whose snapshot is read.
-    pub source: &'a mut Session,
-    /// Where the source is, for pg_dump.
-    pub endpoint: &'a Endpoint,
-    /// The destination, outside of any transaction.
-    pub destination: &'a mut Session,
-    /// What is run goes here.
-    pub log: &'a Log,
+    pub(crate) source: &'a mut Session,
+    endpoint: &'a Endpoint,
+    pub(crate) destination: &'a mut Session,
+    pub(crate) log: &'a Log,
     /// The table's name in the log.
-    pub table: &'a str,
-    /// Whether somebody watches.
-    pub progress: &'a Progress,
+    pub(crate) table: &'a str,
+    pub(crate) progress: &'a Progress,
     /// Whether many rows have been written by the last COPY.
-    pub many: bool,
+    many: bool,
     /// Has the destination's log written to the disk where many rows add to it.
-    pub flusher: Flusher,
+    flusher: Flusher,
 }
 
 /// What applying a plan did.
@@ -53,7 +48,19 @@ pub enum Applied<Made> {
     Nothing,
 }
 
-impl Application<'_> {
+impl<'a> Application<'a> {
+    /// Of a source inside the transaction whose snapshot is read, which is at this place for pg_dump, and a
+    /// destination outside of any. What is run goes to the log under this name.
+    pub fn new(
+        (source, endpoint): (&'a mut Session, &'a Endpoint),
+        destination: &'a mut Session,
+        (log, table): (&'a Log, &'a str),
+        progress: &'a Progress,
+    ) -> Self {
+        let flusher = destination.flusher();
+        Self { source, endpoint, destination, log, table, progress, many: false, flusher }
+    }
+
     /// Carries the plan out, and makes what else is to reach a disk while the destination's server writes its
     /// own. Where it fails, nothing of it remains at the destination.
     pub fn run<Made: Send>(
@@ -204,25 +211,20 @@ impl Application<'_> {
                 for step in before.iter().chain(&load.first) {
                     perform(destination, step, *many, (log, table))?;
                 }
-                let (mut arrived, mut copied, mut merged) = ((0, 0), 0, None);
+                let mut arrived = (0, 0);
+                let mut arrive = |rows, bytes| {
+                    progress.add(rows, bytes);
+                    arrived = (arrived.0 + rows, arrived.1 + bytes);
+                    if copy::are_many(arrived.0, arrived.1) && flusher.begin() {
+                        log.debug(Some(table), FLUSHED);
+                    }
+                    crash::at("loading");
+                };
+                let (mut copied, mut merged) = (0, None);
                 loop {
                     debug(log, table, Side::Destination, &load.into);
                     let (into, in_parts) = ((&*load.into, load.format), !of_each_part.is_empty());
-                    let part = copy::write(
-                        destination,
-                        into,
-                        incoming,
-                        in_parts,
-                        |rows, bytes| {
-                            progress.add(rows, bytes);
-                            arrived = (arrived.0 + rows, arrived.1 + bytes);
-                            if copy::are_many(arrived.0, arrived.1) && flusher.begin() {
-                                let beside = "a second session has the destination's log written to the disk";
-                                log.debug(Some(table), beside);
-                            }
-                            crash::at("loading");
-                        },
-                    )?;
+                    let part = copy::write(destination, into, incoming, in_parts, &mut arrive)?;
                     copied += part.rows;
                     *many = part.is_many();
                     let forgotten = usize::from(part.more && planted(Fault::PartForgotten));
@@ -240,6 +242,9 @@ impl Application<'_> {
         )
     }
 }
+
+/// What the log says of it. It is no statement of the plan.
+const FLUSHED: &str = "a second session has the destination's log written to the disk";
 
 /// The sum of those that there are.
 fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {

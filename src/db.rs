@@ -92,7 +92,7 @@ impl Session {
     /// What has the server's log written to the disk while this session adds to it.
     #[must_use]
     pub fn flusher(&self) -> Flusher {
-        Flusher::new(self.watch.clone())
+        Flusher::new(self.watch.clone(), self.server.version)
     }
 
     /// Whether the connection is gone.

@@ -170,17 +170,9 @@ impl TableVerification<'_> {
         verdict: &mut Verdict,
     ) -> Result<()> {
         let progress = self.log.progress(&self.rule.name, None);
-        let flusher = self.destination.flusher();
-        let mut application = Application {
-            source: self.source,
-            endpoint: &self.pipeline.source,
-            destination: self.destination,
-            log: self.log,
-            table: &self.rule.name,
-            progress: &progress,
-            many: false,
-            flusher,
-        };
+        let source = (&mut *self.source, &self.pipeline.source);
+        let named = (self.log, self.rule.name.as_str());
+        let mut application = Application::new(source, self.destination, named, &progress);
         let mut compared = application.compare(&comparison)?;
         let rows = compared.destination_rows.unwrap_or_default();
         let limited = self.rule.mode != Mode::FullRefresh;

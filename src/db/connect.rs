@@ -24,6 +24,9 @@ pub const READER: &str = "incremental-replication (reading)";
 /// What those with the destination are called, which may be the source of somebody else.
 const WRITER: &str = "incremental-replication";
 
+/// What those are called that have the destination's log written.
+pub(super) const FLUSHER: &str = "incremental-replication (flushing)";
+
 /// What sessions with a side are called.
 pub(super) fn name(side: Side) -> &'static str {
     match side {

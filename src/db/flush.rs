@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
-use super::connect::runtime;
+use super::connect::{FLUSHER, runtime};
 use super::first_value;
 use super::watch::{Watch, connect_timeout, open};
 use crate::sql::session;
@@ -24,25 +24,30 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 /// What a second session does, once it is told to and as long as this lives.
 pub struct Flusher {
-    watch: Watch,
+    /// How to reach the server; none once it has begun.
+    watch: Option<Watch>,
     running: Option<Sender<()>>,
 }
 
 impl Flusher {
-    pub(super) fn new(mut watch: Watch) -> Self {
-        watch.configuration.application_name(session::FLUSHER);
-        Self { watch, running: None }
+    /// On a server of that version (`server_version_num`).
+    pub(super) fn new(mut watch: Watch, version: u32) -> Self {
+        watch.configuration.application_name(FLUSHER);
+        // The network may lose this session as any other, and nobody would look for it. Where somebody stands
+        // between who passes no options on, it is theirs.
+        if let Some(options) = watch.configuration.get_options() {
+            let options = format!("{options} {}", session::end_where_silent(version));
+            watch.configuration.options(options);
+        }
+        Self { watch: Some(watch), running: None }
     }
 
     /// Begins, and tells whether it had not yet. It saves time, and nothing depends on it: where no session or
     /// thread more can be had, or a function may not be used, it ends without a word.
     pub fn begin(&mut self) -> bool {
-        if self.running.is_some() {
-            return false;
-        }
+        let Some(watch) = self.watch.take() else { return false };
         let (running, end) = channel();
         self.running = Some(running);
-        let watch = self.watch.clone();
         let work = move || {
             if let Ok(runtime) = runtime() {
                 runtime.block_on(flush(&watch, end));

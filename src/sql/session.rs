@@ -212,8 +212,18 @@ pub const PROCESS_OF_OUR_OWN: &str = "BEGIN; SELECT pg_backend_pid()";
 /// Takes back what was set for the session.
 pub const RESET: &str = "RESET ALL";
 
-/// What sessions are called that have the destination's log written.
-pub const FLUSHER: &str = "incremental-replication (flushing)";
+/// What has a server of that version (`server_version_num`) end a session that asks all the time, once it is not
+/// heard any more: options that the session begins with.
+#[must_use]
+pub fn end_where_silent(version: u32) -> &'static str {
+    if version < KNOWS_IDLE_SESSIONS {
+        return "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3";
+    }
+    "-c idle_session_timeout=10s"
+}
+
+/// The first `server_version_num` that ends sessions which ask nothing.
+const KNOWS_IDLE_SESSIONS: u32 = 14_00_00;
 
 /// Wakes the WAL writer where the log has grown by more than 256 KiB, and as much is not on the disk yet, and
 /// returns how far it goes. `woken_at` is where it went when this last woke it. What wakes it is the end of a
@@ -221,8 +231,9 @@ pub const FLUSHER: &str = "incremental-replication (flushing)";
 #[must_use]
 pub fn flush(woken_at: Option<&str>) -> String {
     format!(
-        "SELECT log.until, pg_current_xact_id() FROM (SELECT pg_current_wal_insert_lsn() AS until OFFSET 0) AS log \
-         WHERE log.until - greatest(pg_current_wal_flush_lsn(), {}) > 256 * 1024",
+        "SELECT log.until, pg_catalog.pg_current_xact_id() \
+         FROM (SELECT pg_catalog.pg_current_wal_insert_lsn() AS until OFFSET 0) AS log \
+         WHERE log.until - greatest(pg_catalog.pg_current_wal_flush_lsn(), {}) > 256 * 1024",
         literal(woken_at.unwrap_or("0/0"))
     )
 }

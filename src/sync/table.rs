@@ -107,17 +107,8 @@ impl TableSync<'_> {
 
     /// Both sessions, ready to carry something out.
     fn application<'a>(&'a mut self, progress: &'a Progress) -> Application<'a> {
-        let flusher = self.destination.flusher();
-        Application {
-            source: self.source,
-            endpoint: &self.pipeline.source,
-            destination: self.destination,
-            log: self.log,
-            table: &self.rule.name,
-            progress,
-            many: false,
-            flusher,
-        }
+        let source = (&mut *self.source, &self.pipeline.source);
+        Application::new(source, self.destination, (self.log, &self.rule.name), progress)
     }
 
     /// Compares both sides in the snapshot that was copied: nothing can be newer than the sync.

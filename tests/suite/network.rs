@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::case::{Case, Run};
+use crate::support::judge;
 use crate::support::proxy::Proxy;
 
 const ORDERS: &str = "
@@ -62,6 +63,24 @@ fn a_network_that_stands_still_ends_in_an_error_and_the_next_sync_heals_it() {
         case.assert_equal("public.orders");
         case.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_lost_session_that_has_the_log_written_ends() {
+    let (mut case, proxy) = through_a_proxy(false, "copy");
+    // PostgreSQL 13 ends it with its connection, which the proxy keeps.
+    if case.ask("SELECT current_setting('server_version_num')::int < 140000") == ["t"] {
+        return;
+    }
+    let child = case.start(&["sync", "--silence-seconds", "1"]);
+    let there = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() \
+                 AND application_name = 'incremental-replication (flushing)'";
+    judge::wait_for(&mut case.destination_superuser(), there);
+    proxy.forget();
+    Run::from(child.wait_with_output().expect("an end")).expect(0);
+    case.wait_until_alone();
+    case.assert_equal("public.orders");
+    case.assert_nothing_left();
 }
 
 /// A firewall that has forgotten a connection tells neither end.

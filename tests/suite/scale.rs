@@ -1,5 +1,6 @@
 //! Many tables: idle ones cost next to nothing, several are synced at once, hosts share the work.
 
+use incremental_replication::sql::session::flush;
 use serde_json::{Value, json};
 
 use crate::support::case::{Case, OURS, Run, by, create_roles, with};
@@ -321,6 +322,28 @@ fn a_second_session_has_the_log_of_many_rows_written_and_nothing_depends_on_it()
     let run = case.run(&["-v", "sync"]);
     run.expect(0).says("incremental sync done: 50000 rows").says(asks);
     case.assert_equal("public.t");
+    servers.stop();
+}
+
+#[test]
+fn the_wal_writer_is_woken_once_for_what_the_log_has_grown_by() {
+    let servers = Servers::start();
+    let connect = || servers.destination.connect("postgres");
+    let mut session = connect();
+    session.batch_execute("CREATE TABLE grown (note text); CHECKPOINT").expect("a table");
+    assert!(judge::column(&mut session, &flush(None)).is_empty(), "all of it is on the disk");
+    let mut others = Vec::new();
+    // It may have woken up by itself at this very moment.
+    let woken_at = (0..20).find_map(|_| {
+        let mut other = connect();
+        let many = "BEGIN; INSERT INTO grown SELECT repeat('x', 500) FROM generate_series(1, 2000)";
+        other.batch_execute(many).expect("rows");
+        others.push(other);
+        judge::column(&mut session, &flush(None)).pop()
+    });
+    let woken_at = woken_at.expect("much of it is not on the disk yet");
+    assert!(judge::column(&mut session, &flush(Some(&woken_at))).is_empty());
+    drop((session, others));
     servers.stop();
 }
 
